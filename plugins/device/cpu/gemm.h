@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * plugins/device/cpu/gemm.h: matrix products, row-major:  C = alpha op(A) op(B) + beta C,
+ * op(A): m x k, op(B): k x n, C: m x n; op is the transpose where ta (tb) is not 0. lda, ldb, ldc
+ * are the distances of rows in memory, as stored. With beta 0, C may hold anything.
+ */
+#ifndef CPU_GEMM_H
+#define CPU_GEMM_H
+
+#include "cpu.h"
+
+#define cpu_gemm       CPU_NAME(cpu_gemm)
+#define cpu_gemm_1     CPU_NAME(cpu_gemm_1)
+#define cpu_gemm_batch CPU_NAME(cpu_gemm_batch)
+
+/* On all threads: C is cut into tiles that depend on (m, n, k) alone, so the result does not depend
+ * on the number of threads. Not within lmoe_parallel. */
+lmoe_status cpu_gemm(lmoe_ctx *ctx, int ta, int tb, int64_t m, int64_t n, int64_t k, float alpha,
+                     const float *a, int64_t lda, const float *b, int64_t ldb, float beta, float *c,
+                     int64_t ldc);
+
+/* The same on the calling thread alone: for use inside lmoe_parallel. Allocates nothing of ours. */
+void cpu_gemm_1(int ta, int tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a,
+                int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc);
+
+/* `batch` products of one shape, matrices astep, bstep, cstep elements apart, on all threads. */
+lmoe_status cpu_gemm_batch(lmoe_ctx *ctx, int ta, int tb, int64_t batch, int64_t m, int64_t n,
+                           int64_t k, float alpha, const float *a, int64_t lda, int64_t astep,
+                           const float *b, int64_t ldb, int64_t bstep, float beta, float *c,
+                           int64_t ldc, int64_t cstep);
+
+#endif

@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * plugins/device/cpu/vec.h: elementary functions in f32 without branches, so that compilers turn
+ * loops over them (CPU_SIMD) into vector code at every level. Errors stay below about 2 units in
+ * the last place; infinities, NaN and results below the normal range are right.
+ */
+#ifndef CPU_VEC_H
+#define CPU_VEC_H
+
+#include "cpu.h"
+
+#include <math.h>
+
+static inline uint32_t cpu_bits(float x)
+{
+    uint32_t u;
+    memcpy(&u, &x, 4);
+    return u;
+}
+
+static inline float cpu_float(uint32_t u)
+{
+    float x;
+    memcpy(&x, &u, 4);
+    return x;
+}
+
+/* x = n ln 2 + r, |r| <= ln 2 / 2, by adding 1.5 * 2^23, which rounds to an integer. Returns r; the
+ * integer comes as the float's bits minus the constant's. |x| < 2^21. */
+static inline float cpu_reduce(float x, int32_t *n)
+{
+    const float shift = 12582912.0f;
+    float t = x * 1.44269504088896341f + shift;
+    float f = t - shift;
+    *n = (int32_t)(cpu_bits(t) - cpu_bits(shift));
+    return (x - f * 0.693145751953125f) - f * 1.42860682030941723e-6f;
+}
+
+/* exp(r) - 1 - r over r^2, |r| <= 0.35: a minimax polynomial. */
+static inline float cpu_exp_tail(float r)
+{
+    float p = 1.98569198e-4f;
+    p = p * r + 1.39304355e-3f;
+    p = p * r + 8.33333973e-3f;
+    p = p * r + 4.16666257e-2f;
+    p = p * r + 1.66666666e-1f;
+    return p * r + 5.0e-1f;
+}
+
+/* 2^n for -126 <= n <= 127 */
+static inline float cpu_pow2(int32_t n)
+{
+    return cpu_float((uint32_t)(n + 127) << 23);
+}
+
+static inline float cpu_expf(float x)
+{
+    int32_t n;
+    float c = x < -105.0f ? -105.0f : x;
+    c = c > 89.0f ? 89.0f : c;
+    float r = cpu_reduce(c, &n);
+    float p = (cpu_exp_tail(r) * r) * r + r + 1.0f;
+    int32_t half = n >> 1; /* two factors, so that results below the normal range come out too */
+    return p * cpu_pow2(half) * cpu_pow2(n - half);
+}
+
+/* exp(x) - 1 without cancellation near 0 */
+static inline float cpu_expm1f(float x)
+{
+    int32_t n;
+    float c = x < -105.0f ? -105.0f : x;
+    c = c > 89.0f ? 89.0f : c;
+    float r = cpu_reduce(c, &n);
+    float e = (cpu_exp_tail(r) * r) * r + r;
+    n = n < -100 ? -100 : n;
+    int32_t half = n >> 1;
+    float s = cpu_pow2(half), t = cpu_pow2(n - half);
+    float one = s * t; /* infinite for n = 128, where the result is at hand as s (t e + t) - 1 */
+    float y = n > 120 ? s * (t * e + t) : e * one + (one - 1.0f);
+    return cpu_bits(x) << 1 == 0 ? x : y;
+}
+
+/* log(x): 0 gives -inf, negative numbers give NaN. */
+static inline float cpu_logf(float x)
+{
+    int tiny = x < 1.17549435e-38f;
+    float y = tiny ? x * 8388608.0f : x;
+    uint32_t u = cpu_bits(y) - 0x3f3504f3u; /* so that the mantissa falls in [sqrt(1/2), sqrt(2)) */
+    float e = (float)((int32_t)u >> 23) - (tiny ? 23.0f : 0.0f);
+    float m = cpu_float((u & 0x007fffffu) + 0x3f3504f3u) - 1.0f;
+    float z = m * m;
+    float p = 7.0376836292e-2f;
+    p = p * m - 1.1514610310e-1f;
+    p = p * m + 1.1676998740e-1f;
+    p = p * m - 1.2420140846e-1f;
+    p = p * m + 1.4249322787e-1f;
+    p = p * m - 1.6668057665e-1f;
+    p = p * m + 2.0000714765e-1f;
+    p = p * m - 2.4999993993e-1f;
+    p = p * m + 3.3333331174e-1f;
+    float r = p * m * z + e * -2.12194440e-4f - 0.5f * z + m + e * 0.693359375f;
+    r = x > 3.40282347e38f ? x : r;
+    r = x == 0.0f ? -INFINITY : r;
+    return x < 0.0f ? NAN : (x != x ? x : r);
+}
+
+/* log(1 + u), 0 <= u: the rounding of 1 + u is put back to first order. */
+static inline float cpu_log1pf(float u)
+{
+    float w = 1.0f + u;
+    float r = cpu_logf(w) - ((w - 1.0f) - u) / w;
+    return u > 3.40282347e38f ? u : r;
+}
+
+static inline float cpu_sigmoidf(float x)
+{
+    float e = cpu_expf(-fabsf(x));
+    float s = 1.0f / (1.0f + e);
+    return x < 0.0f ? e * s : s;
+}
+
+/* x sigmoid(x); 0 at -inf */
+static inline float cpu_siluf(float x)
+{
+    float y = x * cpu_sigmoidf(x);
+    return x < -3.40282347e38f ? -0.0f : y;
+}
+
+/* log(1 + exp(x)) */
+static inline float cpu_softplusf(float x)
+{
+    return (x > 0.0f ? x : 0.0f) + cpu_log1pf(cpu_expf(-fabsf(x)));
+}
+
+static inline float cpu_tanhf(float x)
+{
+    float t = cpu_expm1f(-2.0f * fabsf(x));
+    float y = -t / (t + 2.0f);
+    return x < 0.0f ? -y : y;
+}
+
+#endif
