@@ -142,7 +142,8 @@ typedef struct lmoe_op {
      *   operands -> results | clauses        one comma-separated term for each port, in order; `.`
      * for "not at all" Dimensions are one-letter names; (h k) is a product, h outer, only h may be
      * split. A letter in operands and results may be split; one missing from the results is summed,
-     * so splitting it gives partial results. Clauses: whole x; order s (split along with the
+     * so splitting it gives partial results. Clauses: shape i (of operand i only the shape is
+     * read); whole x; order s (split along with the
      * carry); linear i (a partial operand i may pass through); ragged r (rows numbered within a
      * rank); offset v (ids relative to a shard). NULL: inputs must be whole. Ports past the written
      * terms, and carry ports, take no part. */

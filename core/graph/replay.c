@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * core/graph/replay.c: runs a plan. On devices that can capture, the launches of the second replay
+ * are captured and later replays are one launch; with eager or profile set, or collectives in the
+ * plan, nodes are launched one by one.
+ */
+#include "core/graph/graph.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+static lmoe_status collect(lmoe__plan *p, lmoe__step *s)
+{
+    const lmoe_collective_attrs *a = s->node->attrs;
+    const lmoe_buf *in = &s->args.in[0], *out = &s->args.out[0];
+    const lmoe__mesh_comm *c = &p->comms[a->mesh];
+    const lmoe_device *device = p->store->device;
+    size_t bytes = (size_t)lmoe_buf_count(in) * lmoe_dtype_bytes(in->dtype);
+    bool host = strcmp(device->device, "cpu") == 0 || (c->comm->base.flags & LMOE_COMM_DEVICE);
+    lmoe_status status;
+    if (!host)
+        return lmoe_error(p->ctx, LMOE_E_UNSUPPORTED, "%s cannot exchange the memory of %s",
+                          c->comm->base.name, device->base.name);
+    if (s->collective == 1) {
+        if (out->data != in->data) memcpy(out->data, in->data, bytes);
+        status = c->comm->all_reduce(c->handle, out->data, lmoe_buf_count(in), in->dtype, LMOE_SUM,
+                                     s->args.stream);
+    } else {
+        status = c->comm->all_gather(c->handle, in->data, out->data, lmoe_buf_count(in), in->dtype,
+                                     s->args.stream);
+    }
+    if (status != LMOE_OK)
+        lmoe_error(p->ctx, status, "%s: %s", c->comm->base.name, c->comm->message(c->handle));
+    return status;
+}
+
+static lmoe_status launch(lmoe__plan *p, lmoe__step *s)
+{
+    if (s->collective) return collect(p, s);
+    return s->kernel ? s->kernel->launch(&s->args) : s->node->op->reference(&s->args);
+}
+
+/* The first element of an output that is not finite; -1 if all are (-inf is legal: it means
+ * "nothing seen"). */
+static int64_t first_bad(lmoe__plan *p, const lmoe_buf *b)
+{
+    int64_t n = lmoe_buf_count(b), bad = -1;
+    size_t bytes = (size_t)n * lmoe_dtype_bytes(b->dtype);
+    lmoe_buf host = *b;
+    host.data = lmoe__malloc(bytes ? bytes : 1);
+    if (p->store->device->download(p->store->dev, host.data, b->data, bytes) == LMOE_OK) {
+        for (int64_t i = 0; i < n && bad < 0; i++) {
+            double x = lmoe_get(&host, i);
+            if (isnan(x) || (isinf(x) && x > 0)) bad = i;
+        }
+    }
+    free(host.data);
+    return bad;
+}
+
+static lmoe_status check_outputs(lmoe__plan *p, lmoe__step *s)
+{
+    char where[160];
+    for (int k = 0; k < s->args.n_out; k++) {
+        const lmoe_buf *b = &s->args.out[k];
+        if (!lmoe_dtype_is_float(b->dtype)) continue;
+        int64_t bad = first_bad(p, b);
+        if (bad < 0) continue;
+        return lmoe_error(
+            p->ctx, LMOE_E_NUMERIC, "%s: %s of %s%s is NaN or infinite at element %lld",
+            lmoe__node_where(s->node, where, sizeof where), s->node->op->outputs[k].name,
+            s->node->op->base.name, s->node->forward >= 0 ? " (backward)" : "", (long long)bad);
+    }
+    return LMOE_OK;
+}
+
+static lmoe_status one_by_one(lmoe__plan *p)
+{
+    char where[160];
+    for (int i = 0; i < p->n_steps; i++) {
+        lmoe__step *s = &p->steps[i];
+        double start = p->profile ? lmoe__now() : 0;
+        lmoe_status status = launch(p, s);
+        if (status != LMOE_OK)
+            return lmoe_error(p->ctx, status, "%s: %s failed",
+                              lmoe__node_where(s->node, where, sizeof where),
+                              s->node->op->base.name);
+        if (p->profile) {
+            p->store->device->synchronize(p->store->dev);
+            s->seconds += lmoe__now() - start;
+            s->launches++;
+        }
+        if (p->eager) LMOE_TRY(check_outputs(p, s));
+    }
+    return LMOE_OK;
+}
+
+lmoe_status lmoe__plan_replay(lmoe__plan *p)
+{
+    const lmoe_device *device = p->store->device;
+    void *dev = p->store->dev;
+    bool capture = device->capture_begin && !p->eager && !p->profile && !p->has_collective;
+    p->replays++;
+    if (p->captured) return device->replay(dev, p->captured);
+    if (!capture || p->replays < 2) return one_by_one(p);
+    LMOE_TRY(device->capture_begin(dev));
+    lmoe_status status = one_by_one(p);
+    lmoe_status ended = device->capture_end(dev, &p->captured);
+    LMOE_TRY(status);
+    LMOE_TRY(ended);
+    return device->replay(dev, p->captured);
+}
