@@ -15,7 +15,7 @@ extern "C" {
 #endif
 
 typedef enum lmoe_init_kind {
-    LMOE_INIT_NORMAL = 0,  /* mean a, deviation b */
+    LMOE_INIT_NORMAL = 0,  /* mean a, deviation b; b 0: the model's ([model] init_std) */
     LMOE_INIT_CONST = 1,   /* a */
     LMOE_INIT_UNIFORM = 2, /* [a, b) */
     LMOE_INIT_EYE = 3      /* identity over the last two axes */
@@ -23,7 +23,9 @@ typedef enum lmoe_init_kind {
 
 enum {
     LMOE_PARAM_NO_DECAY = 1, /* no weight decay (vectors never have it) */
-    LMOE_PARAM_MODEL = 2     /* one for the whole model, shared by all layers of this class */
+    LMOE_PARAM_MODEL = 2,    /* one for the whole model, shared by all layers of this class */
+    LMOE_PARAM_RESIDUAL =
+        4 /* writes to the residual stream: [model] init_rescale makes it smaller */
 };
 
 /* A weight. axes: blank-separated names, one for each size, e.g. "embed heads head_k". Initial

@@ -12,7 +12,7 @@
 extern "C" {
 #endif
 
-/* Declares a weight of two axes, normal(0, deviation). */
+/* Declares a weight of two axes, normal(0, deviation); deviation 0: the model's. */
 static inline lmoe_tensor lmoe_matrix(lmoe_trace *t, const char *name, const char *axes,
                                       int64_t rows, int64_t columns, double deviation)
 {
@@ -28,7 +28,7 @@ static inline lmoe_tensor lmoe_matrix(lmoe_trace *t, const char *name, const cha
     return lmoe_param(t, &d);
 }
 
-/* Declares a weight of three axes, normal(0, deviation): projections to or from heads. */
+/* Declares a weight of three axes, normal(0, deviation; 0: the model's): projections to heads. */
 static inline lmoe_tensor lmoe_cube(lmoe_trace *t, const char *name, const char *axes, int64_t a,
                                     int64_t b, int64_t c, double deviation)
 {
@@ -42,6 +42,22 @@ static inline lmoe_tensor lmoe_cube(lmoe_trace *t, const char *name, const char 
     d.dim[2] = c;
     d.init = LMOE_INIT_NORMAL;
     d.b = deviation;
+    return lmoe_param(t, &d);
+}
+
+/* Declares the projection from heads back to the residual stream: (heads head_v embed). */
+static inline lmoe_tensor lmoe_output_cube(lmoe_trace *t, const char *name, int64_t heads,
+                                           int64_t head_v, int64_t embed)
+{
+    lmoe_param_def d;
+    memset(&d, 0, sizeof d);
+    d.size = sizeof d;
+    d.name = name;
+    d.axes = "heads head_v embed";
+    d.dim[0] = heads;
+    d.dim[1] = head_v;
+    d.dim[2] = embed;
+    d.flags = LMOE_PARAM_RESIDUAL;
     return lmoe_param(t, &d);
 }
 

@@ -102,7 +102,8 @@ typedef enum lmoe_map_fn {
     LMOE_MAP_SQUARE = 9,
     LMOE_MAP_GELU = 10, /* tanh form */
     LMOE_MAP_SQRT = 11,
-    LMOE_MAP_ONEMEXP = 12 /* 1 - exp(x), by expm1 */
+    LMOE_MAP_ONEMEXP = 12, /* 1 - exp(x), by expm1 */
+    LMOE_MAP_LOG1MEXP = 13 /* log(1 - exp(x)), x < 0 */
 } lmoe_map_fn;
 
 typedef struct lmoe_map_attrs {
@@ -162,6 +163,31 @@ static inline lmoe_tensor lmoe_fill_like_at(lmoe_trace *t, const char *file, int
     return lmoe_apply_at(t, file, line, "fill/1", &x, 1, &o, sizeof o, NULL, 0);
 }
 #define lmoe_fill_like(t, x, value) lmoe_fill_like_at((t), LMOE_HERE, (x), (value))
+
+/* ---- iota/1: no operand -> (axis) in the state dtype: start + step * i; constants such as decay
+ * per head; no gradient */
+typedef struct lmoe_iota_attrs {
+    int64_t n;
+    double start, step;
+    int32_t dtype;
+    char axis[16];
+} lmoe_iota_attrs;
+
+static inline lmoe_tensor lmoe_iota_at(lmoe_trace *t, const char *file, int line, const char *axis,
+                                       int64_t n, double start, double step)
+{
+    lmoe_iota_attrs o;
+    memset(&o, 0, sizeof o);
+    if (strlen(axis) > 15) return lmoe_fail_at(t, file, line, "axis names have at most 15 letters");
+    o.n = n;
+    o.start = start;
+    o.step = step;
+    o.dtype = (int32_t)lmoe_state_dtype(t);
+    strcpy(o.axis, axis);
+    return lmoe_apply_at(t, file, line, "iota/1", NULL, 0, &o, sizeof o, NULL, 0);
+}
+#define lmoe_iota(t, axis, n, start, step) \
+    lmoe_iota_at((t), LMOE_HERE, (axis), (n), (start), (step))
 
 /* ---- rmsnorm/1: x / sqrt(mean(x^2) + eps) over the last axis, times weight, times silu(gate)
  * ----------------------- x: (... e), weight: (e) or absent, gate: like x or absent -> y like x.
