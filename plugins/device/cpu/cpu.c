@@ -23,7 +23,7 @@ static const lmoe_option options[] = {
 
 int cpu_supports(int level)
 {
-#if CPU_TOP_LEVEL > 0
+#if CPU_X86
     __builtin_cpu_init();
     if (level == 1) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     if (level == 2)
@@ -118,28 +118,20 @@ static lmoe_status synchronize(void *dev)
     return LMOE_OK;
 }
 
-#if CPU_TOP_LEVEL > 1
-#define CPU_AVX512(x) x
-#else
-#define CPU_AVX512(x)
-#endif
-#if CPU_TOP_LEVEL > 0
-#define CPU_AVX2(x) x
-#else
-#define CPU_AVX2(x)
-#endif
-
-#define CPU_OP(op)                                      \
-    extern const lmoe_kernel cpu_##op##_base;           \
-    CPU_AVX2(extern const lmoe_kernel cpu_##op##_avx2;) \
-    CPU_AVX512(extern const lmoe_kernel cpu_##op##_avx512;)
+#if CPU_X86
+#define CPU_OP(op) extern const lmoe_kernel cpu_##op##_base, cpu_##op##_avx2, cpu_##op##_avx512;
 #include "kernels.def"
 #undef CPU_OP
+#define CPU_OP(op) &cpu_##op##_base, &cpu_##op##_avx2, &cpu_##op##_avx512,
+#else
+#define CPU_OP(op) extern const lmoe_kernel cpu_##op##_base;
+#include "kernels.def"
+#undef CPU_OP
+#define CPU_OP(op) &cpu_##op##_base,
+#endif
 
 static const lmoe_kernel *const kernels[] = {
-#define CPU_OP(op) &cpu_##op##_base, CPU_AVX2(&cpu_##op##_avx2, ) CPU_AVX512(&cpu_##op##_avx512, )
 #include "kernels.def"
-#undef CPU_OP
     NULL};
 
 static const lmoe_device device_cpu = {

@@ -11,6 +11,7 @@
 #define cpu_gemm       CPU_NAME(cpu_gemm)
 #define cpu_gemm_1     CPU_NAME(cpu_gemm_1)
 #define cpu_gemm_batch CPU_NAME(cpu_gemm_batch)
+#define cpu_gemm_own   CPU_NAME(cpu_gemm_own)
 
 /* On all threads: C is cut into tiles that depend on (m, n, k) alone, so the result does not depend
  * on the number of threads. Not within lmoe_parallel. */
@@ -21,6 +22,10 @@ lmoe_status cpu_gemm(lmoe_ctx *ctx, int ta, int tb, int64_t m, int64_t n, int64_
 /* The same on the calling thread alone: for use inside lmoe_parallel. Allocates nothing of ours. */
 void cpu_gemm_1(int ta, int tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a,
                 int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc);
+
+/* cpu_gemm_1 without a library. */
+void cpu_gemm_own(int ta, int tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a,
+                  int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc);
 
 /* `batch` products of one shape, matrices astep, bstep, cstep elements apart, on all threads. */
 lmoe_status cpu_gemm_batch(lmoe_ctx *ctx, int ta, int tb, int64_t batch, int64_t m, int64_t n,
