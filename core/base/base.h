@@ -104,7 +104,7 @@ lmoe_status lmoe__digest_file(lmoe_ctx *ctx, const char *path, char hex[33]);
 /* ---- threads ---- */
 
 /* A team of `threads` (the caller is one of them). Workers spin shortly, then sleep. Made by the
- * thread that uses it; after fork, only in the child. */
+ * thread that uses it; after fork, only in the child. NULL if the system gives no more threads. */
 lmoe__team *lmoe__team_new(int threads);
 void lmoe__team_free(lmoe__team *team);
 
