@@ -23,7 +23,25 @@ void lmoe__graph_free(lmoe__graph *g)
     free(g->values);
     free(g->nodes);
     free(g->results);
+    free(g->axes);
     lmoe__arena_free(g->arena);
+}
+
+const char *lmoe__graph_axis(lmoe__graph *g, const char *word, size_t n)
+{
+    for (int i = 0; i < g->n_axes; i++) {
+        if (strlen(g->axes[i]) == n && memcmp(g->axes[i], word, n) == 0) return g->axes[i];
+    }
+    const char *name = lmoe__arena_printf(g->arena, "%.*s", (int)n, word);
+    LMOE_PUSH(g->axes, g->n_axes, g->cap_axes, name);
+    return name;
+}
+
+/* Axis texts of a description may belong to attributes or to another graph. */
+static void adopt_axes(lmoe__graph *g, lmoe_desc *d)
+{
+    for (int i = 0; i < d->rank; i++)
+        d->axis[i] = lmoe__graph_axis(g, d->axis[i], strlen(d->axis[i]));
 }
 
 int32_t lmoe__graph_enter(lmoe__graph *g, lmoe_value_kind kind, const char *name,
@@ -31,6 +49,7 @@ int32_t lmoe__graph_enter(lmoe__graph *g, lmoe_value_kind kind, const char *name
 {
     lmoe__value v = {.desc = *desc, .node = -1, .kind = kind};
     v.name = lmoe__arena_strdup(g->arena, name);
+    adopt_axes(g, &v.desc);
     LMOE_PUSH(g->values, g->n_values, g->cap_values, v);
     return g->n_values - 1;
 }
@@ -68,6 +87,7 @@ int lmoe__graph_append(lmoe__graph *g, const lmoe__node *like, const lmoe_desc *
     for (int i = 0; i < n.n_out; i++) {
         lmoe__value v = {.desc = out_desc[i], .node = g->n_nodes, .port = i};
         if (out_desc[i].dtype == LMOE_NONE) continue;
+        adopt_axes(g, &v.desc);
         LMOE_PUSH(g->values, g->n_values, g->cap_values, v);
         n.out[i] = g->n_values - 1;
     }

@@ -55,6 +55,8 @@ typedef struct lmoe__graph {
     int n_nodes, cap_nodes;
     lmoe__result *results;
     int n_results, cap_results;
+    const char **axes; /* axis names, each once */
+    int n_axes, cap_axes;
 } lmoe__graph;
 
 lmoe__graph *lmoe__graph_new(void);
@@ -64,6 +66,8 @@ int32_t lmoe__graph_enter(lmoe__graph *g, lmoe_value_kind kind, const char *name
 void lmoe__graph_result(lmoe__graph *g, int32_t value, const char *name);
 /* Value that enters under this name; 0 if none does. */
 int32_t lmoe__graph_find(const lmoe__graph *g, const char *name);
+/* The graph's own copy of an axis name of n letters. */
+const char *lmoe__graph_axis(lmoe__graph *g, const char *word, size_t n);
 /* Appends a node with outputs as described; attrs are copied. Returns its index. */
 int lmoe__graph_append(lmoe__graph *g, const lmoe__node *like, const lmoe_desc *out_desc);
 /* "gla.c:57, layer 3": for messages; from `arena`-less static pieces into buf. */
@@ -279,6 +283,8 @@ typedef struct lmoe__plan {
     bool has_collective;
     void *captured; /* device graph */
     int replays;
+    void *activations_base;
+    struct planner *planner; /* plan.c: where values lie */
 } lmoe__plan;
 
 /* Lays out memory and chooses kernels. `activations`: a block shared by plans that never run at the

@@ -20,6 +20,7 @@ struct lmoe_graph { /* what strategies hold: the pass at work */
     int cap_place;
     int32_t *map;         /* old value -> new value */
     int32_t (*carry)[4];  /* old node -> carry that its new node was given */
+    int32_t *node_map;    /* old node -> new node */
     const lmoe__node *at; /* old node being placed: origin of what is emitted */
 };
 

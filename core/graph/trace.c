@@ -129,24 +129,12 @@ lmoe_tensor lmoe_ambient_value(lmoe_trace *t, lmoe_ambient which)
     return x;
 }
 
-static const char *intern_axis(lmoe_trace *t, const char *word, size_t n)
-{
-    lmoe__graph *g = t->graph;
-    for (int i = 1; i < g->n_values; i++) {
-        for (int d = 0; d < g->values[i].desc.rank; d++) {
-            const char *a = g->values[i].desc.axis[d];
-            if (strlen(a) == n && memcmp(a, word, n) == 0) return a;
-        }
-    }
-    return lmoe__arena_printf(g->arena, "%.*s", (int)n, word);
-}
-
 static lmoe_status parse_axes(lmoe_trace *t, const char *axes, const int64_t *dim, lmoe_desc *d)
 {
     for (const char *p = axes; *p;) {
         size_t n = strcspn(p, " ");
         if (d->rank == LMOE_MAX_DIMS || n > 15 || dim[d->rank] < 1) return LMOE_E_USAGE;
-        d->axis[d->rank] = intern_axis(t, p, n);
+        d->axis[d->rank] = lmoe__graph_axis(t->graph, p, n);
         for (int i = 0; i < d->rank; i++) {
             if (strcmp(d->axis[i], d->axis[d->rank]) == 0) return LMOE_E_USAGE;
         }
