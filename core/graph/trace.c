@@ -380,11 +380,6 @@ lmoe_tensor lmoe_apply(lmoe_trace *t, const lmoe_call *call)
         snprintf(why, sizeof why, "%s: %.1000s", call->op, reason);
         return fail(t, LMOE_E_CONFIG, call->file, call->line, why);
     }
-    for (int i = 0; i < n_out; i++) { /* names may point into the caller's attributes */
-        lmoe_desc *d = &out_desc[i];
-        for (int k = 0; k < d->rank; k++)
-            d->axis[k] = intern_axis(t, d->axis[k], strlen(d->axis[k]));
-    }
 
     lmoe__node like = {.op = op, .n_in = ports, .n_out = n_out, .in = in, .layer = t->layer};
     like.attrs = (void *)(uintptr_t)call->attrs;
