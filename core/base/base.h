@@ -82,6 +82,21 @@ const char *lmoe__nearest(const char *word, const char *const *candidates, int n
 lmoe_status lmoe__read_file(lmoe_ctx *ctx, const char *path, char **data, size_t *size);
 /* Writes a file aside and renames it into place, file and directory synced. */
 lmoe_status lmoe__write_file(lmoe_ctx *ctx, const char *path, const void *data, size_t size);
+/* Makes a rename or a new name in the folder of `path` last. 0, or -1 with errno. */
+int lmoe__sync_folder(const char *path);
+
+/* A regular file mapped for reading; any byte of [data, data + size) may be read as long as no one
+ * shortens the file. Who reads for long asks map_check before each use: LMOE_E_IO with a sentence
+ * if the file has changed its size, instead of death by SIGBUS. */
+typedef struct lmoe__map {
+    const unsigned char *data;
+    size_t size;
+    int fd; /* -1: nothing is mapped */
+} lmoe__map;
+lmoe_status lmoe__map_file(lmoe_ctx *ctx, const char *path, lmoe__map *map);
+lmoe_status lmoe__map_check(lmoe_ctx *ctx, const char *path, const lmoe__map *map);
+void lmoe__map_close(lmoe__map *map); /* what {.fd = -1} or an open map is; -1 again afterwards */
+
 /* 1234567 -> "1.23 M" (powers of 1000) and bytes -> "1.2 GiB", into a caller's buffer; returned. */
 const char *lmoe__count_text(char *buf, size_t n, double count);
 const char *lmoe__bytes_text(char *buf, size_t n, double bytes);

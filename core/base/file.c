@@ -75,7 +75,7 @@ static int write_all(int fd, const char *data, size_t size)
 
 /* Makes a rename last. File systems that cannot sync a folder say EINVAL; there is no more to do.
  */
-static int sync_folder(const char *path)
+int lmoe__sync_folder(const char *path)
 {
     char *folder = lmoe__malloc(strlen(path) + 2);
     strcpy(folder, path);
@@ -106,7 +106,7 @@ lmoe_status lmoe__write_file(lmoe_ctx *ctx, const char *path, const void *data, 
         if (close(fd) != 0 && !error) error = errno;
         if (!error && rename(aside, path) != 0) error = errno;
         if (error) unlink(aside);
-        if (!error && sync_folder(path) != 0) error = errno;
+        if (!error && lmoe__sync_folder(path) != 0) error = errno;
     }
     free(aside);
     if (!error) return LMOE_OK;
