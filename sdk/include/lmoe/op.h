@@ -99,7 +99,9 @@ typedef enum lmoe_fill_kind {
     LMOE_FILL_DECAY =
         6, /* log decays: mild (-0.1), strong (-3), exactly 0, -80 and -infinity mixed */
     LMOE_FILL_SORTED =
-        7 /* non-decreasing integers 0 ... b along the last axis, first 0, last b (offsets) */
+        7, /* non-decreasing integers 0 ... b along the last axis, first 0, last b (offsets) */
+    LMOE_FILL_PERMUTED = 8 /* (a i + b) modulo the number of elements, i their row-major index:
+                              with a coprime to it a permutation, whose inverse is of this kind too */
 } lmoe_fill_kind;
 
 typedef struct lmoe_fill {

@@ -437,12 +437,13 @@ static inline lmoe_tensor lmoe_gather_last_at(lmoe_trace *t, const char *file, i
  * gradient ---------- */
 typedef struct lmoe_histogram_attrs {
     int64_t n;
+    int32_t dtype;
 } lmoe_histogram_attrs;
 
 static inline lmoe_tensor lmoe_histogram_at(lmoe_trace *t, const char *file, int line,
                                             lmoe_tensor index, int64_t n)
 {
-    lmoe_histogram_attrs o = {n};
+    lmoe_histogram_attrs o = {n, (int32_t)lmoe_state_dtype(t)};
     return lmoe_apply_at(t, file, line, "histogram/1", &index, 1, &o, sizeof o, NULL, 0);
 }
 #define lmoe_histogram(t, index, n) lmoe_histogram_at((t), LMOE_HERE, (index), (n))
