@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * core/bench/cli_bench.c: lmoe bench: tests kernels against references, and times them.
+ */
+#include "core/bench/bench.h"
+#include "core/conf/conf.h"
+#include "core/plug/plug.h"
+
+#include <fnmatch.h>
+#include <getopt.h>
+#include <stdlib.h>
+
+static const char usage[] =
+    "usage: lmoe bench [op [PATTERN]] [--check] [--time] [--large] [--all]\n"
+    "       lmoe bench gemm [M N K]\n"
+    "options of both:\n"
+    "  --device CLASS     device whose kernels are meant (device/cpu)\n"
+    "  --plugin-path DIR  folders searched for its plugin first, separated by ':'\n"
+    "  --threads N        threads (default: what the device would use)\n"
+    "  --dtype f32|bf16   of float inputs (f32)\n"
+    "PATTERN names ops (scan_*, einsum, softmax/1); without it, all.\n"
+    "  --check   each kernel against its reference; without --check or --time, both are done\n"
+    "  --time    median of repeats, for cases made for timing\n"
+    "  --large   checks the cases made for timing too (slow references)\n"
+    "  --all     times every kernel, not only the one that would be chosen\n";
+
+typedef struct request {
+    const char *device, *plugin_path, *pattern;
+    bool check, time, large, all, gemm;
+    int threads;
+    lmoe_dtype dtype;
+    int64_t size[3];
+} request;
+
+static bool matches(const char *pattern, const char *name)
+{
+    char bare[128];
+    snprintf(bare, sizeof bare, "%.*s", (int)strcspn(name, "/"), name);
+    return !pattern || fnmatch(pattern, name, 0) == 0 || fnmatch(pattern, bare, 0) == 0;
+}
+
+static lmoe_status all_ops(lmoe__bench *b, const request *q)
+{
+    int found = 0;
+    for (const lmoe_op *const *op = lmoe__ops; *op; op++) {
+        if (!matches(q->pattern, (*op)->base.name)) continue;
+        found++;
+        if (q->check) LMOE_TRY(lmoe__bench_op(b, *op));
+        if (q->time) LMOE_TRY(lmoe__bench_time(b, *op));
+        fflush(b->out);
+    }
+    if (found) return LMOE_OK;
+    return lmoe_error(b->ctx, LMOE_E_CONFIG, "no op is called '%s'", q->pattern);
+}
+
+/* With a team of threads and an open device. */
+static lmoe_status with_device(lmoe_ctx *ctx, const request *q, const lmoe_device *device,
+                               const void *options, lmoe__bench *b)
+{
+    int threads = q->threads ? q->threads : device->threads ? device->threads(options) : 1;
+    lmoe__team *team = threads > 1 ? lmoe__team_new(threads) : NULL, *before = ctx->team;
+    *b = (lmoe__bench){.ctx = ctx,
+                       .on = {device, NULL},
+                       .dtype = q->dtype,
+                       .large = q->large,
+                       .all = q->all,
+                       .out = stdout};
+    ctx->team = team;
+    lmoe_status status = device->open(ctx, options, &b->on.dev);
+    if (status == LMOE_OK) {
+        status = q->gemm ? lmoe__bench_gemm(b, q->size[0], q->size[1], q->size[2]) : all_ops(b, q);
+        device->close(b->on.dev);
+    }
+    ctx->team = before;
+    lmoe__team_free(team);
+    return status;
+}
+
+static lmoe_status execute(lmoe_ctx *ctx, const request *q, lmoe__bench *b)
+{
+    const lmoe_class *class = NULL;
+    lmoe__registry *registry = lmoe__registry_new(q->plugin_path);
+    lmoe_status status = lmoe__registry_find(registry, ctx, LMOE_KIND_DEVICE, q->device, &class);
+    if (status == LMOE_OK) {
+        lmoe__arena *arena = lmoe__arena_new();
+        void *options = lmoe__arena_alloc(arena, class->options_size + 1);
+        if (class->options) lmoe__options_default(class->options, options, arena);
+        status = with_device(ctx, q, (const lmoe_device *)(const void *)class, options, b);
+        lmoe__arena_free(arena);
+    }
+    lmoe__registry_free(registry);
+    return status;
+}
+
+static bool read_number(const char *text, int64_t *out)
+{
+    char *end;
+    *out = strtoll(text, &end, 10);
+    return *text && !*end && *out > 0;
+}
+
+/* Returns NULL, or what is wrong. */
+static const char *read_words(int argc, char **argv, request *q)
+{
+    if (argc > 0 && strcmp(argv[0], "gemm") == 0) {
+        q->gemm = true;
+        if (argc != 1 && argc != 4) return "gemm takes three sizes or none";
+        for (int i = 1; i < argc; i++)
+            if (!read_number(argv[i], &q->size[i - 1])) return "sizes are whole numbers above 0";
+        return NULL;
+    }
+    if (argc > 0 && strcmp(argv[0], "op") == 0) argc--, argv++;
+    if (argc > 1) return "one PATTERN at most";
+    if (argc == 1) q->pattern = argv[0];
+    return NULL;
+}
+
+static const char *read_request(int argc, char **argv, request *q)
+{
+    static const struct option table[] = {{"device", required_argument, NULL, 'd'},
+                                          {"plugin-path", required_argument, NULL, 'p'},
+                                          {"threads", required_argument, NULL, 'n'},
+                                          {"dtype", required_argument, NULL, 'y'},
+                                          {"check", no_argument, NULL, 'c'},
+                                          {"time", no_argument, NULL, 't'},
+                                          {"large", no_argument, NULL, 'l'},
+                                          {"all", no_argument, NULL, 'a'},
+                                          {NULL, 0, NULL, 0}};
+    *q = (request){.device = "device/cpu", .dtype = LMOE_F32};
+    int64_t threads = 0;
+    optind = 0;
+    for (int c; (c = getopt_long(argc + 1, argv - 1, "", table, NULL)) != -1;) {
+        switch (c) {
+        case 'd': q->device = optarg; break;
+        case 'p': q->plugin_path = optarg; break;
+        case 'n':
+            if (!read_number(optarg, &threads) || threads > 1024)
+                return "--threads is a number from 1 to 1024";
+            break;
+        case 'y':
+            if (strcmp(optarg, "f32") != 0 && strcmp(optarg, "bf16") != 0)
+                return "--dtype is f32 or bf16";
+            q->dtype = optarg[0] == 'f' ? LMOE_F32 : LMOE_BF16;
+            break;
+        case 'c': q->check = true; break;
+        case 't': q->time = true; break;
+        case 'l': q->large = true; break;
+        case 'a': q->all = true; break;
+        default: return "";
+        }
+    }
+    q->threads = (int)threads;
+    if (!q->check && !q->time) q->check = q->time = true;
+    return read_words(argc + 1 - optind, argv - 1 + optind, q);
+}
+
+int lmoe__cli_bench(lmoe_ctx *ctx, int argc, char **argv)
+{
+    request q;
+    lmoe__bench b;
+    memset(&b, 0, sizeof b);
+    const char *wrong = read_request(argc, argv, &q);
+    if (wrong) {
+        fprintf(stderr, "%s%s%s", wrong, *wrong ? "\n" : "", usage);
+        return 2;
+    }
+    lmoe_status status = execute(ctx, &q, &b);
+    if (status != LMOE_OK) {
+        lmoe__log(ctx, LMOE_LOG_ERROR, "%s", ctx->message);
+        return 1;
+    }
+    printf("%d passed, %d failed\n", b.passed, b.failed);
+    return b.failed ? 1 : 0;
+}
