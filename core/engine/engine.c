@@ -1,0 +1,320 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * core/engine/engine.c: makes programs and runs them.
+ */
+#include "core/engine/engine.h"
+
+#include <stdlib.h>
+
+lmoe_status lmoe__engine_init(lmoe__engine *e, lmoe_ctx *ctx, const lmoe__model *model,
+                              const lmoe__mesh *mesh, const lmoe_device *device, void *dev,
+                              lmoe_dtype dtype)
+{
+    memset(e, 0, sizeof *e);
+    e->ctx = ctx;
+    e->model = model;
+    if (mesh) e->mesh = *mesh;
+    e->device = device;
+    e->dev = dev;
+    e->dtype = dtype;
+    e->arena = lmoe__arena_new();
+    lmoe__store_init(&e->store, ctx, device, dev);
+    return LMOE_OK;
+}
+
+void lmoe__engine_free(lmoe__engine *e)
+{
+    while (e->n_programs) lmoe__engine_drop(e, e->programs[e->n_programs - 1]);
+    free(e->programs);
+    if (e->device) {
+        e->device->free(e->dev, e->activations);
+        e->device->free(e->dev, e->workspace);
+    }
+    lmoe__store_free(&e->store);
+    free(e->scratch);
+    lmoe__arena_free(e->arena);
+    memset(e, 0, sizeof *e);
+}
+
+/* ---- making programs ---- */
+
+static void remember_weights(lmoe__engine *e, const lmoe_trace *t)
+{
+    if (e->weights) return;
+    e->n_weights = t->n_weights;
+    e->weights = LMOE_NEW_N(e->arena, lmoe__weight, t->n_weights + 1);
+    for (int i = 0; i < t->n_weights; i++) {
+        lmoe__weight *w = &e->weights[i];
+        *w = t->weights[i];
+        w->name = lmoe__arena_strdup(e->arena, w->name);
+        for (int d = 0; d < w->desc.rank; d++)
+            w->desc.axis[d] = lmoe__arena_strdup(e->arena, w->desc.axis[d]);
+    }
+    lmoe__model_count_weights(e->model, t, &e->count);
+}
+
+/* Inputs with their global shapes, before strategies cut them. */
+static void list_inputs(lmoe__program *p, lmoe__arena *a, const lmoe__graph *g)
+{
+    p->inputs = LMOE_NEW_N(a, lmoe__input, g->n_values);
+    for (int v = 1; v < g->n_values; v++) {
+        if (!g->values[v].name || g->values[v].kind != LMOE_VALUE_INPUT) continue;
+        lmoe__input *in = &p->inputs[p->n_inputs++];
+        in->name = lmoe__arena_strdup(a, g->values[v].name);
+        in->desc = g->values[v].desc;
+        for (int d = 0; d < in->desc.rank; d++)
+            in->desc.axis[d] = lmoe__arena_strdup(a, in->desc.axis[d]);
+        memset(in->split, -1, sizeof in->split);
+    }
+}
+
+static void note_layouts(lmoe__program *p, int axis, const lmoe__layout *layouts, int n)
+{
+    for (int i = 0; i < p->n_inputs; i++) {
+        for (int k = 0; k < n; k++) {
+            if (layouts[k].place.kind == LMOE_SPLIT &&
+                strcmp(layouts[k].name, p->inputs[i].name) == 0)
+                p->inputs[i].split[axis] = (signed char)layouts[k].place.dim;
+        }
+    }
+}
+
+/* Strategies, outermost first; the graph is replaced by this rank's. */
+static lmoe_status apply_mesh(lmoe__engine *e, lmoe__program *p)
+{
+    for (int i = 0; i < e->mesh.count; i++) {
+        lmoe__graph *split = NULL;
+        lmoe__layout *layouts = NULL;
+        int n = 0;
+        if (e->mesh.axis[i].ranks == 1) continue;
+        LMOE_TRY(
+            lmoe__split(e->ctx, &e->model->ops, p->graph, &e->mesh.axis[i], &split, &layouts, &n));
+        note_layouts(p, i, layouts, n);
+        free(layouts);
+        lmoe__graph_free(p->graph);
+        p->graph = split;
+    }
+    return LMOE_OK;
+}
+
+static lmoe_status finish(lmoe__engine *e, lmoe_trace *t, lmoe__program **out)
+{
+    lmoe__program *p = calloc(1, sizeof *p);
+    p->graph = lmoe__trace_take_graph(t);
+    list_inputs(p, e->arena, p->graph);
+    p->n_carries = t->n_carry_slots;
+    p->carries = LMOE_NEW_N(e->arena, lmoe__carry_slot, t->n_carry_slots + 1);
+    for (int i = 0; i < t->n_carry_slots; i++) {
+        p->carries[i] = t->carry_slots[i];
+        p->carries[i].name = lmoe__arena_strdup(e->arena, t->carry_slots[i].name);
+    }
+    lmoe_status status = apply_mesh(e, p);
+    if (status == LMOE_OK)
+        status = lmoe__plan_new(e->ctx, p->graph, &e->store, e->mesh.comm, &p->plan);
+    if (status != LMOE_OK) {
+        lmoe__graph_free(p->graph);
+        free(p);
+        return status;
+    }
+    if (p->plan->arena_bytes > e->activation_bytes) e->activation_bytes = p->plan->arena_bytes;
+    if (p->plan->workspace_bytes > e->workspace_bytes)
+        e->workspace_bytes = p->plan->workspace_bytes;
+    p->plan->eager = e->eager;
+    p->plan->profile = e->profile;
+    LMOE_PUSH(e->programs, e->n_programs, e->cap_programs, p);
+    *out = p;
+    return LMOE_OK;
+}
+
+lmoe_status lmoe__engine_program(lmoe__engine *e, lmoe__program_kind kind,
+                                 const lmoe__model_shape *shape, lmoe__program **out)
+{
+    lmoe_trace t;
+    lmoe_tensor total;
+    lmoe__trace_init(&t, e->ctx, &e->model->ops, e->dtype);
+    lmoe_status status = lmoe__model_trace(&t, e->model, shape, &total);
+    if (status == LMOE_OK) remember_weights(e, &t);
+    if (status == LMOE_OK && (kind == LMOE__TRAIN_FIRST || kind == LMOE__TRAIN_NEXT))
+        status = lmoe__model_backward(&t, total, kind == LMOE__TRAIN_NEXT);
+    if (status == LMOE_OK) status = finish(e, &t, out);
+    lmoe__trace_free(&t);
+    return status;
+}
+
+static lmoe_tensor enter_like(lmoe_trace *t, const char *prefix, const lmoe__weight *w,
+                              lmoe_value_kind kind, lmoe_dtype dtype)
+{
+    char name[320];
+    lmoe_desc d = w->desc;
+    d.dtype = dtype;
+    snprintf(name, sizeof name, "%s%s", prefix, w->name);
+    return (lmoe_tensor){lmoe__graph_enter(t->graph, kind, name, &d)};
+}
+
+lmoe_status lmoe__engine_update_program(lmoe__engine *e, const lmoe__optimiser *o,
+                                        lmoe__program **out)
+{
+    lmoe_trace t;
+    const int64_t none = 1;
+    lmoe__trace_init(&t, e->ctx, &e->model->ops, e->dtype);
+    lmoe_dtype state = lmoe_state_dtype(&t);
+    lmoe_tensor lr = lmoe__trace_enter(&t, LMOE_VALUE_INPUT, "in:lr", state, "", &none);
+    lmoe_tensor step = lmoe__trace_enter(&t, LMOE_VALUE_INPUT, "in:step", state, "", &none);
+    lmoe_tensor *grad = LMOE_NEW_N(t.graph->arena, lmoe_tensor, e->n_weights + 1);
+    lmoe_tensor squares = lmoe_absent();
+    for (int i = 0; i < e->n_weights; i++) {
+        grad[i] = enter_like(&t, "grad:", &e->weights[i], LMOE_VALUE_STATE, e->dtype);
+        lmoe_tensor s = lmoe_apply_at(&t, NULL, 0, "sum_squares/1", &grad[i], 1, NULL, 0, NULL, 0);
+        squares = i == 0 ? s : lmoe_add(&t, squares, s);
+    }
+    lmoe_tensor norm = lmoe_map(&t, squares, LMOE_MAP_SQRT);
+    lmoe__trace_result(&t, norm, "out:grad_norm");
+    for (int i = 0; i < e->n_weights; i++) {
+        const lmoe__weight *w = &e->weights[i];
+        lmoe_adamw_attrs a = {o->beta1, o->beta2, o->eps, o->weight_decay, o->clip};
+        if (w->desc.rank < 2 || (w->flags & LMOE_PARAM_NO_DECAY)) a.weight_decay = 0;
+        lmoe_tensor in[7] = {enter_like(&t, "", w, LMOE_VALUE_PARAM, e->dtype),
+                             grad[i],
+                             enter_like(&t, "adam_m:", w, LMOE_VALUE_STATE, state),
+                             enter_like(&t, "adam_v:", w, LMOE_VALUE_STATE, state),
+                             norm,
+                             lr,
+                             step};
+        lmoe_apply_at(&t, NULL, 0, "adamw/1", in, 7, &a, sizeof a, NULL, 0);
+    }
+    /* what every rank holds whole, every rank updates alike: no strategy is applied */
+    lmoe_status status = lmoe__trace_status(&t);
+    lmoe__mesh mesh = e->mesh;
+    e->mesh.count = 0;
+    if (status == LMOE_OK) status = finish(e, &t, out);
+    e->mesh = mesh;
+    lmoe__trace_free(&t);
+    return status;
+}
+
+void lmoe__engine_drop(lmoe__engine *e, lmoe__program *p)
+{
+    for (int i = 0; i < e->n_programs; i++) {
+        if (e->programs[i] == p) e->programs[i] = e->programs[--e->n_programs];
+    }
+    lmoe__plan_free(p->plan);
+    lmoe__graph_free(p->graph);
+    free(p);
+}
+
+lmoe_status lmoe__engine_bind(lmoe__engine *e)
+{
+    e->activations =
+        lmoe__store_block(&e->store, (size_t)e->activation_bytes, LMOE__MEM_ACTIVATION);
+    e->workspace = lmoe__store_block(&e->store, (size_t)e->workspace_bytes, LMOE__MEM_WORKSPACE);
+    if (!e->activations || !e->workspace) return e->ctx->status;
+    if (!e->device) return LMOE_OK;
+    for (int i = 0; i < e->n_programs; i++) {
+        lmoe__program *p = e->programs[i];
+        LMOE_TRY(lmoe__plan_bind(p->plan, e->activations, e->workspace));
+        if (p->n_carries) LMOE_TRY(lmoe__program_clear_carries(e, p));
+        for (int k = 0; k < p->n_inputs; k++) {
+            size_t bytes = (size_t)lmoe_desc_bytes(&p->inputs[k].desc);
+            if (bytes > e->scratch_bytes) e->scratch_bytes = bytes;
+        }
+    }
+    free(e->scratch);
+    e->scratch = lmoe__malloc(e->scratch_bytes + 1);
+    return LMOE_OK;
+}
+
+lmoe_status lmoe__engine_init_weights(lmoe__engine *e, uint64_t seed)
+{
+    for (int i = 0; i < e->n_weights; i++) {
+        const lmoe__weight *w = &e->weights[i];
+        size_t bytes = (size_t)lmoe_desc_bytes(&w->desc);
+        lmoe__buffer *b = lmoe__store_find(&e->store, w->name);
+        if (!b) continue;
+        void *host = lmoe__malloc(bytes);
+        lmoe__weight_init(e->model, w, seed, host);
+        lmoe_status status = e->device->upload(e->dev, b->data, host, bytes);
+        free(host);
+        LMOE_TRY(status);
+    }
+    return LMOE_OK;
+}
+
+/* ---- running ---- */
+
+/* src: rank `at` of `parts` along dimension d of a tensor; dims are of the whole. Packs the part
+ * into dst. */
+static void take_part(void *dst, const void *src, const lmoe_desc *d, int dim, int at, int parts)
+{
+    size_t item = lmoe_dtype_bytes(d->dtype), outer = 1, inner = item;
+    for (int i = 0; i < dim; i++) outer *= (size_t)d->dim[i];
+    for (int i = dim + 1; i < d->rank; i++) inner *= (size_t)d->dim[i];
+    size_t piece = (size_t)d->dim[dim] / (size_t)parts * inner, whole = (size_t)d->dim[dim] * inner;
+    for (size_t i = 0; i < outer; i++) /* dst may be src: pieces move towards the front */
+        memmove((char *)dst + i * piece, (const char *)src + i * whole + (size_t)at * piece, piece);
+}
+
+lmoe_status lmoe__program_set(lmoe__engine *e, lmoe__program *p, const char *name, const void *data)
+{
+    for (int i = 0; i < p->n_inputs; i++) {
+        lmoe__input *in = &p->inputs[i];
+        lmoe__buffer *b = strcmp(in->name, name) == 0 ? lmoe__store_find(&e->store, name) : NULL;
+        if (!b) continue;
+        lmoe_desc d = in->desc;
+        const void *src = data;
+        for (int k = 0; k < e->mesh.count; k++) {
+            if (in->split[k] < 0) continue;
+            const lmoe__mesh_axis *a = &e->mesh.axis[k];
+            take_part(e->scratch, src, &d, in->split[k], a->rank, a->ranks);
+            d.dim[in->split[k]] /= a->ranks;
+            src = e->scratch;
+        }
+        return e->device->upload(e->dev, b->data, src, (size_t)lmoe_desc_bytes(&d));
+    }
+    return LMOE_OK;
+}
+
+lmoe_status lmoe__program_set_scalar(lmoe__engine *e, lmoe__program *p, const char *name, double x)
+{
+    double f64 = x;
+    float f32 = (float)x;
+    bool wide = e->dtype == LMOE_F64;
+    return lmoe__program_set(e, p, name, wide ? (const void *)&f64 : (const void *)&f32);
+}
+
+lmoe_status lmoe__program_run(lmoe__engine *e, lmoe__program *p)
+{
+    (void)e;
+    return lmoe__plan_replay(p->plan);
+}
+
+int64_t lmoe__engine_read(lmoe__engine *e, const char *name, double *out, int64_t n)
+{
+    lmoe__buffer *b = lmoe__store_find(&e->store, name);
+    if (!b) return -1;
+    char small[4096];
+    int64_t count = lmoe_desc_count(&b->desc);
+    size_t bytes = (size_t)lmoe_desc_bytes(&b->desc);
+    lmoe_buf host = {.data = bytes > sizeof small ? lmoe__malloc(bytes) : small,
+                     .dtype = b->desc.dtype};
+    if (e->device->download(e->dev, host.data, b->data, bytes) != LMOE_OK) count = -1;
+    for (int64_t i = 0; i < count && i < n; i++) out[i] = lmoe_get(&host, i);
+    if (host.data != small) free(host.data);
+    return count;
+}
+
+lmoe_status lmoe__program_clear_carries(lmoe__engine *e, lmoe__program *p)
+{
+    for (int i = 0; i < p->n_carries; i++) {
+        lmoe__buffer *b = lmoe__store_find(&e->store, p->carries[i].name);
+        if (!b) continue;
+        size_t bytes = (size_t)lmoe_desc_bytes(&b->desc);
+        LMOE_TRY(e->device->zero(e->dev, b->data, bytes));
+        if (p->carries[i].initial == 0) continue;
+        lmoe_buf host = {.data = lmoe__malloc(bytes), .dtype = b->desc.dtype};
+        int64_t n = lmoe_desc_count(&b->desc);
+        for (int64_t k = 0; k < n; k++) lmoe_put(&host, k, p->carries[i].initial);
+        lmoe_status status = e->device->upload(e->dev, b->data, host.data, bytes);
+        free(host.data);
+        LMOE_TRY(status);
+    }
+    return LMOE_OK;
+}

@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * core/engine/engine.h: one rank's model on its device: buffers, and the plans that run over them.
+ *
+ *   engine  = model + device + mesh -> weights, gradients, optimiser states in a store
+ *   train   : forward and backward of one micro-batch ("first" writes the gradients, "next" adds to
+ * them) eval    : forward of one batch update  : gradient norm and AdamW decode  : carried state in
+ * and out; prefill in chunks, then one token at a time Plans share one block of activations: they
+ * never run at the same time.
+ */
+#ifndef LMOE_CORE_ENGINE_H
+#define LMOE_CORE_ENGINE_H
+
+#include "core/model/model.h"
+
+enum { LMOE__MAX_MESH = 6 };
+
+/* What update does. */
+typedef struct lmoe__optimiser {
+    double beta1, beta2, eps, weight_decay, clip;
+} lmoe__optimiser;
+
+/* One mesh axis with its strategy and communicator, outermost first. */
+typedef struct lmoe__mesh {
+    lmoe__mesh_axis axis[LMOE__MAX_MESH];
+    lmoe__mesh_comm comm[LMOE__MAX_MESH];
+    int count;
+} lmoe__mesh;
+
+/* How an input lies over the mesh: dimension split by each axis, -1 if whole. */
+typedef struct lmoe__input {
+    const char *name;
+    lmoe_desc desc; /* global */
+    signed char split[LMOE__MAX_MESH];
+} lmoe__input;
+
+/* A plan with the inputs that the caller must write before each replay. */
+typedef struct lmoe__program {
+    lmoe__plan *plan;
+    lmoe__graph *graph;
+    lmoe__input *inputs;
+    int n_inputs;
+    lmoe__carry_slot *carries;
+    int n_carries;
+} lmoe__program;
+
+typedef struct lmoe__engine {
+    lmoe_ctx *ctx;
+    const lmoe__model *model;
+    lmoe__mesh mesh;
+    const lmoe_device *device;
+    void *dev;
+    lmoe_dtype dtype;
+    lmoe__arena *arena;
+    lmoe__store store;
+    lmoe__weight *weights; /* in the order of declaration; names and descriptions live in `arena` */
+    int n_weights;
+    lmoe__model_count count;
+    void *activations, *workspace;
+    int64_t activation_bytes, workspace_bytes;
+    void *scratch; /* host memory for one input's part */
+    size_t scratch_bytes;
+    lmoe__program **programs;
+    int n_programs, cap_programs;
+    bool eager, profile;
+} lmoe__engine;
+
+/* device NULL: sizes only, for `lmoe plan`. dev: opened device, not owned. */
+lmoe_status lmoe__engine_init(lmoe__engine *e, lmoe_ctx *ctx, const lmoe__model *model,
+                              const lmoe__mesh *mesh, const lmoe_device *device, void *dev,
+                              lmoe_dtype dtype);
+void lmoe__engine_free(lmoe__engine *e);
+
+typedef enum lmoe__program_kind {
+    LMOE__TRAIN_FIRST,
+    LMOE__TRAIN_NEXT,
+    LMOE__EVAL,
+    LMOE__GENERATE
+} lmoe__program_kind;
+
+lmoe_status lmoe__engine_program(lmoe__engine *e, lmoe__program_kind kind,
+                                 const lmoe__model_shape *shape, lmoe__program **out);
+lmoe_status lmoe__engine_update_program(lmoe__engine *e, const lmoe__optimiser *o,
+                                        lmoe__program **out);
+void lmoe__engine_drop(lmoe__engine *e, lmoe__program *p);
+/* After the programs are made and before the first replay: allocates what they share. */
+lmoe_status lmoe__engine_bind(lmoe__engine *e);
+/* Writes initial weights. */
+lmoe_status lmoe__engine_init_weights(lmoe__engine *e, uint64_t seed);
+
+/* Copies this rank's part of a global input to the device. Unknown names are ignored: a model need
+ * not read all. */
+lmoe_status lmoe__program_set(lmoe__engine *e, lmoe__program *p, const char *name,
+                              const void *data);
+lmoe_status lmoe__program_set_scalar(lmoe__engine *e, lmoe__program *p, const char *name, double x);
+lmoe_status lmoe__program_run(lmoe__engine *e, lmoe__program *p);
+/* Reads a result as doubles (at most n); returns how many it has, -1 if there is no such result. */
+int64_t lmoe__engine_read(lmoe__engine *e, const char *name, double *out, int64_t n);
+/* Puts carries back to "nothing before". */
+lmoe_status lmoe__program_clear_carries(lmoe__engine *e, lmoe__program *p);
+
+#endif

@@ -1,0 +1,283 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * core/model/model.c: records a model's forward pass, its loss and its gradients.
+ */
+#include "core/model/model.h"
+
+#include <lmoe/nn.h>
+
+#include <stdlib.h>
+
+/* ---- feed-forward ---- */
+
+typedef struct swiglu_params {
+    lmoe_tensor gate, up, down;
+} swiglu_params;
+
+static lmoe_tensor residual_weight(lmoe_trace *t, const char *name, const char *axes, int64_t a,
+                                   int64_t b, int64_t c)
+{
+    lmoe_param_def d = {.size = sizeof d, .name = name, .axes = axes, .dim = {a, b, c}};
+    d.flags = LMOE_PARAM_RESIDUAL;
+    return lmoe_param(t, &d);
+}
+
+/* SwiGLU of one width for every token. */
+static lmoe_tensor dense_ffn(lmoe_trace *t, lmoe_tensor x, const char *prefix, int64_t hidden)
+{
+    char name[64];
+    int64_t e = lmoe_size(t, "embed");
+    swiglu_params w;
+    snprintf(name, sizeof name, "%sgate_proj.weight", prefix);
+    w.gate = lmoe_matrix(t, name, "embed hidden", e, hidden, 0);
+    snprintf(name, sizeof name, "%sup_proj.weight", prefix);
+    w.up = lmoe_matrix(t, name, "embed hidden", e, hidden, 0);
+    snprintf(name, sizeof name, "%sdown_proj.weight", prefix);
+    w.down = residual_weight(t, name, "hidden embed", hidden, e, 0);
+    lmoe_tensor gate = lmoe_einsum(t, "b s e, e f -> b s f", x, w.gate);
+    lmoe_tensor up = lmoe_einsum(t, "b s e, e f -> b s f", x, w.up);
+    return lmoe_einsum(t, "b s f, f e -> b s e", lmoe_swiglu(t, gate, up), w.down);
+}
+
+static lmoe_tensor shared_expert(lmoe_trace *t, const lmoe__model *m, lmoe_tensor x)
+{
+    lmoe_tensor y = dense_ffn(t, x, "shared_expert.", m->ffn.shared_hidden);
+    if (!m->ffn.shared_gate) return y;
+    lmoe_tensor w = lmoe_vector(t, "shared_expert_gate.weight", "embed", m->o.embed, 0.0);
+    lmoe_tensor gate = lmoe_sigmoid(t, lmoe_einsum(t, "b s e, e -> b s", x, w));
+    return lmoe_mul(t, y, gate);
+}
+
+/* Rows sorted by expert go through grouped products; the router's weights are applied when they
+ * return. */
+static lmoe_tensor moe_ffn(lmoe_trace *t, const lmoe__model *m, lmoe_tensor x)
+{
+    int64_t e = m->o.embed, f = m->ffn.hidden, n = m->ffn.experts;
+    void *params = lmoe__arena_alloc(t->graph->arena, m->router->params_size + 1);
+    lmoe_routing routing = {.size = sizeof routing};
+    const char *class_name = t->class_name;
+    t->class_name = m->router->base.name;
+    if (m->router->params(t, m->router_options, params) != LMOE_OK ||
+        m->router->forward(t, m->router_options, params, x, &routing) != LMOE_OK)
+        return lmoe_fail(t, "the router reported a failure without a message");
+    t->class_name = class_name;
+    lmoe_add_stat(t, "moe/load", lmoe_histogram(t, routing.index, n));
+
+    lmoe_tensor gate_w =
+        lmoe_cube(t, "experts.gate_proj.weight", "expert embed hidden", n, e, f, 0);
+    lmoe_tensor up_w = lmoe_cube(t, "experts.up_proj.weight", "expert embed hidden", n, e, f, 0);
+    lmoe_tensor down_w =
+        residual_weight(t, "experts.down_proj.weight", "expert hidden embed", n, f, e);
+    lmoe_moe_order order = lmoe_moe_sort(t, routing.index, n);
+    lmoe_tensor rows = lmoe_moe_gather(t, x, order);
+    lmoe_tensor gate = lmoe_grouped_linear(t, rows, gate_w, order.offsets);
+    lmoe_tensor up = lmoe_grouped_linear(t, rows, up_w, order.offsets);
+    lmoe_tensor y = lmoe_grouped_linear(t, lmoe_swiglu(t, gate, up), down_w, order.offsets);
+    lmoe_tensor out = lmoe_moe_combine(t, y, order, routing.weight);
+    return m->ffn.shared_hidden ? lmoe_add(t, out, shared_expert(t, m, x)) : out;
+}
+
+/* ---- blocks ---- */
+
+static lmoe_tensor mix(lmoe_trace *t, const lmoe__mixer *x, lmoe_tensor h)
+{
+    void *params = lmoe__arena_alloc(t->graph->arena, x->layer->params_size + 1);
+    t->class_name = x->layer->base.name;
+    if (x->layer->params(t, x->options, params) != LMOE_OK)
+        return lmoe_fail(t, "params() reported a failure without a message");
+    lmoe_tensor y = x->layer->forward(t, x->options, params, h);
+    lmoe_desc dh, dy;
+    if (lmoe_describe(t, h, &dh) == LMOE_OK && lmoe_describe(t, y, &dy) == LMOE_OK) {
+        bool same = dy.rank == dh.rank;
+        for (int i = 0; same && i < dh.rank; i++)
+            same = dh.dim[i] == dy.dim[i] && strcmp(dh.axis[i], dy.axis[i]) == 0;
+        if (!same)
+            y = lmoe_fail(t, "forward() must return (batch seq embed), the shape of its input");
+    }
+    t->class_name = "";
+    return y;
+}
+
+static lmoe_tensor block(lmoe_trace *t, const lmoe__model *m, int64_t i, lmoe_tensor h)
+{
+    lmoe__arena *a = t->graph->arena;
+    const lmoe__mixer *x = NULL;
+    char letter = m->o.pattern[i % (int64_t)strlen(m->o.pattern)];
+    for (int k = 0; k < m->n_mixers; k++) {
+        if (m->mixers[k].letter == letter) x = &m->mixers[k];
+    }
+    t->layer = (int32_t)i;
+    t->carry_count = 0;
+    t->scope = lmoe__arena_printf(a, "model.layers.%d.", (int)i);
+    lmoe_tensor norm = lmoe_vector(t, "attn_norm.weight", "embed", m->o.embed, 1.0);
+    lmoe_tensor normed = lmoe_rmsnorm(t, h, norm, m->o.norm_eps);
+    t->scope = lmoe__arena_printf(a, "model.layers.%d.attn.", (int)i);
+    h = lmoe_add(t, h, mix(t, x, normed));
+    if (m->ffn.kind == LMOE__FFN_NONE) return h;
+    t->scope = lmoe__arena_printf(a, "model.layers.%d.", (int)i);
+    norm = lmoe_vector(t, "mlp_norm.weight", "embed", m->o.embed, 1.0);
+    normed = lmoe_rmsnorm(t, h, norm, m->o.norm_eps);
+    t->scope = lmoe__arena_printf(a, "model.layers.%d.mlp.", (int)i);
+    lmoe_tensor y = m->ffn.kind == LMOE__FFN_DENSE ? dense_ffn(t, normed, "", m->ffn.hidden)
+                                                   : moe_ffn(t, m, normed);
+    return lmoe_add(t, h, y);
+}
+
+/* ---- the whole ---- */
+
+static void enter_inputs(lmoe_trace *t, const lmoe__model_shape *s)
+{
+    const int64_t dim[2] = {s->batch, s->seq};
+    const lmoe_value_kind in = LMOE_VALUE_INPUT;
+    t->ambient[LMOE_AMBIENT_TOKENS] =
+        lmoe__trace_enter(t, in, "in:tokens", LMOE_I32, "batch seq", dim).id;
+    t->ambient[LMOE_AMBIENT_POSITIONS] =
+        lmoe__trace_enter(t, in, "in:positions", LMOE_I32, "batch seq", dim).id;
+    t->ambient[LMOE_AMBIENT_DOCUMENT] =
+        lmoe__trace_enter(t, in, "in:document", LMOE_I32, "batch seq", dim).id;
+    if (s->resets)
+        t->ambient[LMOE_AMBIENT_RESET] =
+            lmoe__trace_enter(t, in, "in:reset", LMOE_U8, "batch seq", dim).id;
+    if (s->skips)
+        t->ambient[LMOE_AMBIENT_SKIP] =
+            lmoe__trace_enter(t, in, "in:skip", LMOE_U8, "batch seq", dim).id;
+    t->carries = s->carries;
+    t->context = s->context;
+}
+
+static void set_sizes(lmoe_trace *t, const lmoe__model *m, const lmoe__model_shape *s)
+{
+    lmoe__trace_set_size(t, "embed", m->o.embed);
+    lmoe__trace_set_size(t, "layers", m->o.layers);
+    lmoe__trace_set_size(t, "vocab", m->o.vocab_size);
+    lmoe__trace_set_size(t, "experts", m->ffn.experts);
+    lmoe__trace_set_size(t, "top_k", m->ffn.top_k);
+    lmoe__trace_set_size(t, "batch", s->batch);
+    lmoe__trace_set_size(t, "seq", s->seq);
+    lmoe__trace_set_size(t, "context", s->context);
+}
+
+static lmoe_tensor loss_of(lmoe_trace *t, const lmoe__model_shape *s, lmoe_tensor h,
+                           lmoe_tensor head)
+{
+    const int64_t dim[2] = {s->batch, s->seq};
+    lmoe_dtype state = lmoe_state_dtype(t);
+    lmoe_tensor labels =
+        lmoe__trace_enter(t, LMOE_VALUE_INPUT, "in:labels", LMOE_I32, "batch seq", dim);
+    lmoe_tensor factor = lmoe__trace_enter(t, LMOE_VALUE_INPUT, "in:factor", state, "", dim);
+    lmoe_tensor loss = lmoe_linear_cross_entropy(t, h, head, labels, factor);
+    lmoe_tensor total = loss;
+    lmoe__trace_result(t, loss, "out:loss");
+    if (t->n_losses == 0) return total;
+    lmoe_tensor scale = lmoe__trace_enter(t, LMOE_VALUE_INPUT, "in:aux_scale", state, "", dim);
+    for (int i = 0; i < t->n_losses; i++) {
+        lmoe_tensor aux = lmoe_mul(t, ((lmoe_tensor){t->losses[i].value}), scale);
+        char name[96];
+        snprintf(name, sizeof name, "aux:%s", t->losses[i].name);
+        lmoe__trace_result(t, aux, name);
+        total = lmoe_add(t, total, aux);
+    }
+    return total;
+}
+
+lmoe_status lmoe__model_trace(lmoe_trace *t, const lmoe__model *m, const lmoe__model_shape *s,
+                              lmoe_tensor *total)
+{
+    *total = lmoe_absent();
+    set_sizes(t, m, s);
+    enter_inputs(t, s);
+    t->scope = "model.";
+    lmoe_tensor table =
+        lmoe_matrix(t, "embeddings.weight", "vocab embed", m->o.vocab_size, m->o.embed, 0);
+    lmoe_tensor h = lmoe_embedding(t, table, lmoe_ambient_value(t, LMOE_AMBIENT_TOKENS));
+    for (int64_t i = 0; i < m->o.layers; i++) h = block(t, m, i, h);
+    t->layer = -1;
+    t->scope = "model.";
+    lmoe_tensor norm = lmoe_vector(t, "norm.weight", "embed", m->o.embed, 1.0);
+    t->scope = "";
+    lmoe_tensor head = table;
+    if (!m->o.tie_embeddings)
+        head = lmoe_matrix(t, "lm_head.weight", "vocab embed", m->o.vocab_size, m->o.embed, 0);
+    if (s->loss) {
+        *total = loss_of(t, s, lmoe_rmsnorm(t, h, norm, m->o.norm_eps), head);
+    } else { /* only the last token predicts something that is not known yet */
+        lmoe_tensor last = lmoe_slice(t, h, 1, s->seq - 1, 1);
+        last = lmoe_rmsnorm(t, last, norm, m->o.norm_eps);
+        lmoe__trace_result(t, lmoe_einsum(t, "b s e, v e -> b v", last, head), "out:logits");
+    }
+    for (int i = 0; i < t->n_stats; i++) {
+        char name[96];
+        snprintf(name, sizeof name, "stat:%s", t->stats[i].name);
+        lmoe__trace_result(t, (lmoe_tensor){t->stats[i].value}, name);
+    }
+    return lmoe__trace_status(t);
+}
+
+lmoe_status lmoe__model_backward(lmoe_trace *t, lmoe_tensor total, bool add)
+{
+    int n = t->n_weights;
+    lmoe_tensor *w = LMOE_NEW_N(t->graph->arena, lmoe_tensor, n + 1);
+    lmoe_tensor *d = LMOE_NEW_N(t->graph->arena, lmoe_tensor, n + 1);
+    for (int i = 0; i < n; i++) w[i].id = t->weights[i].value;
+    LMOE_TRY(lmoe__vjp(t, total, w, n, d));
+    for (int i = 0; i < n; i++) {
+        char name[300];
+        snprintf(name, sizeof name, "grad:%s", t->weights[i].name);
+        if (d[i].id <= 0)
+            return lmoe_error(
+                t->ctx, LMOE_E_CONFIG,
+                "the parameter '%s' does not influence the loss; leave it out or use it",
+                t->weights[i].name);
+        if (!add) {
+            lmoe__trace_result(t, d[i], name);
+            continue;
+        }
+        lmoe_tensor in[2] = {
+            {lmoe__graph_enter(t->graph, LMOE_VALUE_STATE, name, &t->weights[i].desc)}, d[i]};
+        lmoe_apply_at(t, NULL, 0, "accumulate/1", in, 2, NULL, 0, NULL, 0);
+    }
+    return lmoe__trace_status(t);
+}
+
+/* ---- weights ---- */
+
+static double initial(const lmoe__model *m, const lmoe__weight *w, uint64_t seed, uint64_t stream,
+                      int64_t i)
+{
+    switch (w->init) {
+    case LMOE_INIT_CONST: return w->a;
+    case LMOE_INIT_UNIFORM: return w->a + (w->b - w->a) * lmoe__uniform(seed, stream, (uint64_t)i);
+    case LMOE_INIT_EYE: {
+        int64_t columns = w->desc.dim[w->desc.rank - 1],
+                rows = w->desc.rank > 1 ? w->desc.dim[w->desc.rank - 2] : 1;
+        return i % columns == i / columns % rows ? 1.0 : 0.0;
+    }
+    default: break;
+    }
+    double deviation = w->b > 0 ? w->b : m->o.init_std;
+    if ((w->flags & LMOE_PARAM_RESIDUAL) && m->o.init_rescale)
+        deviation /= sqrt(2.0 * (double)m->o.layers);
+    return w->a + deviation * lmoe__normal(seed, stream, (uint64_t)i);
+}
+
+void lmoe__weight_init(const lmoe__model *m, const lmoe__weight *w, uint64_t seed, void *host)
+{
+    lmoe_buf b = {.data = host, .dtype = w->desc.dtype};
+    uint64_t stream = lmoe__hash_text(w->name);
+    int64_t n = lmoe_desc_count(&w->desc);
+    for (int64_t i = 0; i < n; i++) lmoe_put(&b, i, initial(m, w, seed, stream, i));
+}
+
+void lmoe__model_count_weights(const lmoe__model *m, const lmoe_trace *t, lmoe__model_count *c)
+{
+    memset(c, 0, sizeof *c);
+    for (int i = 0; i < t->n_weights; i++) {
+        const lmoe_desc *d = &t->weights[i].desc;
+        int64_t n = lmoe_desc_count(d), used = n;
+        bool table = strstr(t->weights[i].name, "embeddings.weight") != NULL;
+        if (strcmp(d->axis[0], "expert") == 0) used = n / m->ffn.experts * m->ffn.top_k;
+        c->total += n;
+        c->active += used;
+        if (d->rank > 1 && (!table || m->o.tie_embeddings)) c->active_matrix += used;
+        if (table) c->embedding = n;
+    }
+}

@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * core/model/model.h: a language model assembled from a configuration.
+ *
+ *   h = embedding(tokens)
+ *   for each layer:  h += mixer(norm(h)) ;  h += feed_forward(norm(h))
+ *   loss = factor * sum of cross-entropies(norm(h) head^T) ;  total = loss + aux_scale * sum of
+ * auxiliary losses
+ *
+ * `pattern` is a word of letters repeated over the layers; [layer X] says which class letter X is.
+ */
+#ifndef LMOE_CORE_MODEL_H
+#define LMOE_CORE_MODEL_H
+
+#include "core/conf/conf.h"
+#include "core/graph/graph.h"
+#include "core/plug/plug.h"
+
+typedef struct lmoe__model_options {
+    int64_t vocab_size, embed, layers;
+    const char *pattern;
+    int32_t tie_embeddings, init_rescale;
+    double norm_eps, init_std;
+} lmoe__model_options;
+
+enum { LMOE__FFN_MOE = 0, LMOE__FFN_DENSE = 1, LMOE__FFN_NONE = 2 };
+
+typedef struct lmoe__ffn_options {
+    int32_t kind;
+    int64_t hidden, experts, top_k, shared_hidden;
+    int32_t shared_gate;
+    const char *router;
+} lmoe__ffn_options;
+
+/* What a letter of the pattern stands for. */
+typedef struct lmoe__mixer {
+    char letter;
+    const lmoe_layer *layer;
+    void *options;
+} lmoe__mixer;
+
+typedef struct lmoe__model {
+    lmoe__arena *arena;
+    lmoe__model_options o;
+    lmoe__ffn_options ffn;
+    lmoe__mixer mixers[26];
+    int n_mixers;
+    const lmoe_router *router; /* kind = moe */
+    void *router_options;
+    lmoe__op_set ops; /* lmoe's and those of the plugins that the model uses */
+} lmoe__model;
+
+/* Reads [model], [layer X], [ffn], [router] and finds their classes. */
+lmoe_status lmoe__model_load(lmoe_ctx *ctx, lmoe__conf *conf, lmoe__registry *registry,
+                             lmoe__model *m);
+void lmoe__model_free(lmoe__model *m);
+
+typedef struct lmoe__model_shape {
+    int64_t batch, seq;
+    bool resets;     /* packed documents: the input in:reset */
+    bool skips;      /* padding: the input in:skip */
+    bool loss;       /* labels in, loss out; else the logits of the last token */
+    bool carries;    /* carried state enters and leaves */
+    int64_t context; /* past tokens that attention keeps, with carries */
+} lmoe__model_shape;
+
+/* Results are named: "out:loss" and "out:total" (with loss), "out:logits" (batch vocab) without,
+ * "stat:..." for statistics and "aux:..." for auxiliary losses. Inputs: in:tokens in:labels
+ * in:positions in:document in:reset in:skip in:factor in:aux_scale. Returns the total loss (absent
+ * without loss). */
+lmoe_status lmoe__model_trace(lmoe_trace *t, const lmoe__model *m, const lmoe__model_shape *shape,
+                              lmoe_tensor *total);
+
+/* Adds "grad:NAME" results for every weight of the trace; with `add`, adds to the buffers of these
+ * names instead. */
+lmoe_status lmoe__model_backward(lmoe_trace *t, lmoe_tensor total, bool add);
+
+/* Initial value of a weight, as f32 or f64 by its dtype, in host memory. */
+void lmoe__weight_init(const lmoe__model *m, const lmoe__weight *w, uint64_t seed, void *host);
+
+/* Numbers of parameters from a trace: all, those that a token uses, and matrix ones that a token
+ * uses (for FLOPs). */
+typedef struct lmoe__model_count {
+    int64_t total, active, active_matrix, embedding;
+} lmoe__model_count;
+void lmoe__model_count_weights(const lmoe__model *m, const lmoe_trace *t, lmoe__model_count *c);
+
+#endif
