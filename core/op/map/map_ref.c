@@ -3,6 +3,7 @@
  * overflow nor cancel at either end.
  */
 #include "core/op/op.h"
+#include "core/op/silu.h"
 
 #include <math.h>
 
@@ -11,16 +12,11 @@ lmoe_status lmoe__map_grad_reference(const lmoe_args *args);
 
 static const double gelu_scale = 0.79788456080286535588, gelu_cube = 0.044715; /* sqrt(2/pi) */
 
-static double sigmoid(double x)
-{
-    return x >= 0 ? 1 / (1 + exp(-x)) : exp(x) / (1 + exp(x));
-}
-
 static double function(int fn, double x)
 {
     switch ((lmoe_map_fn)fn) {
-    case LMOE_MAP_SILU: return x * sigmoid(x);
-    case LMOE_MAP_SIGMOID: return sigmoid(x);
+    case LMOE_MAP_SILU: return lmoe__silu(x);
+    case LMOE_MAP_SIGMOID: return lmoe__sigmoid(x);
     case LMOE_MAP_LOGSIGMOID: return fmin(x, 0) - log1p(exp(-fabs(x)));
     case LMOE_MAP_EXP: return exp(x);
     case LMOE_MAP_LOG: return log(x);
@@ -39,11 +35,11 @@ static double function(int fn, double x)
 
 static double derivative(int fn, double x)
 {
-    double s = sigmoid(x);
+    double s = lmoe__sigmoid(x);
     switch ((lmoe_map_fn)fn) {
-    case LMOE_MAP_SILU: return s + x * s * sigmoid(-x);
-    case LMOE_MAP_SIGMOID: return s * sigmoid(-x);
-    case LMOE_MAP_LOGSIGMOID: return sigmoid(-x);
+    case LMOE_MAP_SILU: return lmoe__silu_slope(x);
+    case LMOE_MAP_SIGMOID: return s * lmoe__sigmoid(-x);
+    case LMOE_MAP_LOGSIGMOID: return lmoe__sigmoid(-x);
     case LMOE_MAP_EXP: return exp(x);
     case LMOE_MAP_LOG: return 1 / x;
     case LMOE_MAP_RELU: return x > 0;
