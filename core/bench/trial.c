@@ -72,14 +72,14 @@ static void draw_input(lmoe__trial *t, int port)
     }
 }
 
-/* Samplers give float inputs as f32. Carries and decays keep the state dtype: f32 for 16-bit
- * floats. */
+/* Samplers give float inputs as f32. Carries, decays and other states keep the state dtype:
+ * f32 for 16-bit floats. */
 static lmoe_dtype input_dtype(const lmoe__trial *t, int port, lmoe_dtype want)
 {
     lmoe_dtype given = t->c.in[port].dtype;
     if (given != LMOE_F32) return given;
-    bool state =
-        (t->op->inputs[port].flags & LMOE_PORT_CARRY) || t->c.fill[port].kind == LMOE_FILL_DECAY;
+    bool state = (t->op->inputs[port].flags & (LMOE_PORT_CARRY | LMOE_PORT_STATE)) ||
+                 t->c.fill[port].kind == LMOE_FILL_DECAY;
     return state && lmoe_dtype_bytes(want) == 2 ? LMOE_F32 : want;
 }
 

@@ -18,7 +18,8 @@ enum {
     LMOE_PORT_NO_GRAD = 2,  /* no gradient flows back into this input */
     LMOE_PORT_MUTATES = 4,  /* the input's buffer is changed in place (optimiser, accumulation) */
     LMOE_PORT_CARRY = 8,    /* carry in / carry out: filled by the core, never by layers */
-    LMOE_PORT_FORWARD_CARRY = 16 /* of a backward op: the carry that its forward op was given */
+    LMOE_PORT_FORWARD_CARRY = 16, /* of a backward op: the carry that its forward op was given */
+    LMOE_PORT_STATE = 32 /* in the state dtype: f32 beside 16-bit floats (f64 in gradient checks) */
 };
 
 /* Values that the core fills in when a caller leaves the port absent. */
