@@ -97,7 +97,7 @@ lmoe_status lmoe__bench_time(lmoe__bench *b, const lmoe_op *op);
 /* Matrix products through einsum/1; m, n, k: one shape, or 0: a list. Checked by samples of the
  * result. */
 lmoe_status lmoe__bench_gemm(lmoe__bench *b, int64_t m, int64_t n, int64_t k);
-/* lmoe bench ...: argv[0] is the word after `bench`. Returns the exit code. */
+/* lmoe bench ...: argv[0] is "bench". Returns the exit code. */
 int lmoe__cli_bench(lmoe_ctx *ctx, int argc, char **argv);
 
 #endif

@@ -128,7 +128,7 @@ static const char *read_request(int argc, char **argv, request *q)
     *q = (request){.device = "device/cpu", .dtype = LMOE_F32};
     int64_t threads = 0;
     optind = 0;
-    for (int c; (c = getopt_long(argc + 1, argv - 1, "", table, NULL)) != -1;) {
+    for (int c; (c = getopt_long(argc, argv, "", table, NULL)) != -1;) {
         switch (c) {
         case 'd': q->device = optarg; break;
         case 'p': q->plugin_path = optarg; break;
@@ -150,7 +150,7 @@ static const char *read_request(int argc, char **argv, request *q)
     }
     q->threads = (int)threads;
     if (!q->check && !q->time) q->check = q->time = true;
-    return read_words(argc + 1 - optind, argv - 1 + optind, q);
+    return read_words(argc - optind, argv + optind, q);
 }
 
 int lmoe__cli_bench(lmoe_ctx *ctx, int argc, char **argv)

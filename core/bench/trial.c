@@ -38,7 +38,8 @@ static void draw_sorted(double *x, int64_t count, int64_t row, double last, uint
     }
 }
 
-static double draw(const lmoe_fill *f, uint64_t stream, uint64_t i, int64_t column)
+/* Element i of `count`, in column `column` of the last axis. */
+static double draw(const lmoe_fill *f, uint64_t stream, uint64_t i, int64_t column, int64_t count)
 {
     switch (f->kind) {
     case LMOE_FILL_NORMAL: return f->a + f->b * lmoe__normal(SEED, stream, i);
@@ -48,6 +49,7 @@ static double draw(const lmoe_fill *f, uint64_t stream, uint64_t i, int64_t colu
     case LMOE_FILL_FLAG: return lmoe__uniform(SEED, stream, i) < f->a;
     case LMOE_FILL_RAMP: return f->a + (double)column;
     case LMOE_FILL_DECAY: return draw_decay(stream, i);
+    case LMOE_FILL_PERMUTED: return (double)(((int64_t)f->a * (int64_t)i + (int64_t)f->b) % count);
     default: return 0;
     }
 }
@@ -67,20 +69,17 @@ static void draw_input(lmoe__trial *t, int port)
     unsigned char cell[8];
     lmoe_buf round = {.data = cell, .dtype = d->dtype};
     for (int64_t i = 0; i < n; i++) {
-        lmoe_put(&round, 0, draw(f, stream, (uint64_t)i, i % row));
+        lmoe_put(&round, 0, draw(f, stream, (uint64_t)i, i % row, n));
         x[i] = lmoe_get(&round, 0);
     }
 }
 
-/* Samplers give float inputs as f32. Carries, decays and other states keep the state dtype:
- * f32 for 16-bit floats. */
+/* Samplers give float inputs as f32; the tool sets their dtype. */
 static lmoe_dtype input_dtype(const lmoe__trial *t, int port, lmoe_dtype want)
 {
-    lmoe_dtype given = t->c.in[port].dtype;
-    if (given != LMOE_F32) return given;
-    bool state = (t->op->inputs[port].flags & (LMOE_PORT_CARRY | LMOE_PORT_STATE)) ||
-                 t->c.fill[port].kind == LMOE_FILL_DECAY;
-    return state && lmoe_dtype_bytes(want) == 2 ? LMOE_F32 : want;
+    const uint32_t state = LMOE_PORT_STATE | LMOE_PORT_CARRY | LMOE_PORT_FORWARD_CARRY;
+    if (t->c.in[port].dtype != LMOE_F32) return t->c.in[port].dtype;
+    return (t->op->inputs[port].flags & state) && lmoe_dtype_bytes(want) == 2 ? LMOE_F32 : want;
 }
 
 static lmoe_status shapes(lmoe_ctx *ctx, lmoe__trial *t, lmoe_dtype dtype, lmoe_desc *out)
