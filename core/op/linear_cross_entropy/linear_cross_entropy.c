@@ -94,7 +94,7 @@ static double flops(const void *attrs, const lmoe_desc *in, int n_in, const lmoe
 static const lmoe_port inputs[] = {{.name = "x"},
                                    {.name = "table"},
                                    {.name = "labels", .flags = LMOE_PORT_NO_GRAD},
-                                   {.name = "factor", .flags = LMOE_PORT_NO_GRAD},
+                                   {.name = "factor", .flags = LMOE_PORT_NO_GRAD | LMOE_PORT_STATE},
                                    {.name = NULL}};
 static const lmoe_port outputs[] = {{.name = "loss"},
                                     {.name = "dx", .flags = LMOE_PORT_NO_GRAD},

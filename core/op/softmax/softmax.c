@@ -29,7 +29,10 @@ static lmoe_status logsumexp_shape(lmoe_trace *t, const void *attrs, const lmoe_
 static lmoe_status grad_shape(lmoe_trace *t, const void *attrs, const lmoe_desc *in, int n_in,
                               lmoe_desc *out)
 {
-    LMOE_TRY(softmax_shape(t, attrs, in, n_in, out));
+    LMOE_TRY(lmoe__need_float(t, &in[0], "y"));
+    LMOE_TRY(lmoe__need_dtype(t, &in[0], "y", lmoe__state_of(in[0].dtype)));
+    if (in[0].rank == 0) return lmoe_shape_error(t, "'y' is a scalar; it needs a last axis");
+    *out = in[0];
     return lmoe__need_like(t, &in[0], "y", &in[1], "dy");
 }
 
@@ -99,7 +102,9 @@ static double grad_flops(const void *attrs, const lmoe_desc *in, int n_in, const
 
 static const lmoe_port inputs[] = {{.name = "x"}, {.name = NULL}};
 static const lmoe_port outputs[] = {{.name = "y"}, {.name = NULL}};
-static const lmoe_port grad_inputs[] = {{.name = "y"}, {.name = "dy"}, {.name = NULL}};
+static const lmoe_port grad_inputs[] = {{.name = "y", .flags = LMOE_PORT_STATE},
+                                        {.name = "dy", .flags = LMOE_PORT_STATE},
+                                        {.name = NULL}};
 static const lmoe_port grad_outputs[] = {{.name = "dx"}, {.name = NULL}};
 
 const lmoe_op lmoe__op_softmax = {
