@@ -12,7 +12,7 @@
 #ifndef LMOE_GRAPH_H
 #define LMOE_GRAPH_H
 
-#include <lmoe/op.h>
+#include <lmoe/ops.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -82,6 +82,75 @@ typedef struct lmoe_strategy {
     lmoe_status (*carry)(const lmoe_graph_api *api, lmoe_graph *g, const lmoe_site *site,
                          lmoe_value *carry);
 } lmoe_strategy;
+
+/* ---- what most strategies share ---- */
+
+/* Places a value that changes from step to step along the axis of this name; all others are whole.
+ */
+static inline lmoe_status lmoe_place_inputs(lmoe_value_kind kind, const lmoe_desc *desc,
+                                            const char *axis, lmoe_placement *out)
+{
+    out->kind = LMOE_WHOLE;
+    out->dim = 0;
+    for (int32_t i = 0; kind == LMOE_VALUE_INPUT && i < desc->rank; i++) {
+        if (strcmp(desc->axis[i], axis) != 0) continue;
+        out->kind = LMOE_SPLIT;
+        out->dim = i;
+    }
+    return LMOE_OK;
+}
+
+/* Gathers a value that is split on dimension dim: stacks the parts, then brings them side by side.
+ */
+static inline lmoe_status lmoe_emit_gather(const lmoe_graph_api *api, lmoe_graph *g, lmoe_value v,
+                                           int32_t dim, lmoe_value *out)
+{
+    static const char letters[] = "bcdefghi";
+    lmoe_einsum_attrs e;
+    lmoe_reshape_attrs m;
+    lmoe_desc d;
+    size_t n = 2;
+    LMOE_TRY(api->describe(g, v, &d));
+    LMOE_TRY(api->emit(g, "all_gather/1", NULL, 0, &v, 1, out, 1, NULL));
+    memset(&e, 0, sizeof e);
+    memset(&m, 0, sizeof m);
+    memcpy(e.text, "a ", 2); /* "a b c -> b a c" for dim 1; a counts the ranks */
+    for (int32_t i = 0; i < d.rank; i++, n += 2) {
+        e.text[n] = letters[i];
+        e.text[n + 1] = ' ';
+    }
+    memcpy(e.text + n, "->", 2);
+    n += 2;
+    for (int32_t i = 0; i < d.rank; i++) {
+        if (i == dim) {
+            memcpy(e.text + n, " a", 2);
+            n += 2;
+        }
+        e.text[n++] = ' ';
+        e.text[n++] = letters[i];
+    }
+    if (dim > 0) LMOE_TRY(api->emit(g, "einsum/1", &e, sizeof e, out, 1, out, 1, NULL));
+    m.axis = dim;
+    strncpy(m.outer_name, d.axis[dim], sizeof m.outer_name - 1);
+    return api->emit(g, "merge_axes/1", &m, sizeof m, out, 1, out, 1, NULL);
+}
+
+/* Partial values are summed over the ranks, split ones gathered; nothing else is known. */
+static inline lmoe_status lmoe_resolve_to_whole(const lmoe_graph_api *api, lmoe_graph *g,
+                                                lmoe_value v, const lmoe_placement *have,
+                                                const lmoe_placement *want, lmoe_value *out)
+{
+    lmoe_value w = v;
+    if (have->kind == LMOE_PARTIAL)
+        LMOE_TRY(api->emit(g, "all_reduce/1", NULL, 0, &v, 1, &w, 1, NULL));
+    if (have->kind == LMOE_SPLIT) LMOE_TRY(lmoe_emit_gather(api, g, v, have->dim, &w));
+    *out = w;
+    if (want->kind == LMOE_WHOLE) return LMOE_OK;
+    if (want->kind == LMOE_PARTIAL)
+        return api->fail(g, LMOE_E_UNSUPPORTED, "a value cannot be made partial");
+    lmoe_collective_attrs c = {0, api->mesh_rank(g), api->mesh_size(g), want->dim};
+    return api->emit(g, "shard/1", &c, sizeof c, &w, 1, out, 1, NULL);
+}
 
 #ifdef __cplusplus
 }

@@ -1,0 +1,314 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * core/train/report.c: what a run tells: metrics.jsonl (one object a step), run.json (what ran),
+ * resolved.ini, the status line, and alarms about experts.
+ */
+#include "core/train/train.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* ---- opening ---- */
+
+static lmoe_status make_dirs(lmoe_ctx *ctx, const char *path)
+{
+    char buf[4096];
+    snprintf(buf, sizeof buf, "%s", path);
+    for (char *p = buf + 1;; p++) {
+        if (*p != '/' && *p) continue;
+        char was = *p;
+        *p = 0;
+        if (mkdir(buf, 0777) != 0 && errno != EEXIST)
+            return lmoe_error(ctx, LMOE_E_CONFIG,
+                              "[run] dir: the directory '%s' cannot be made: %s", buf,
+                              strerror(errno));
+        *p = was;
+        if (!was) return LMOE_OK;
+    }
+}
+
+/* Metrics of steps after the one that the run goes on from are cut off: they will be written again.
+ */
+static lmoe_status open_metrics(lmoe__rank *r, const char *path)
+{
+    FILE *f = fopen(path, "r+");
+    if (!f) f = fopen(path, "w+");
+    if (!f)
+        return lmoe_error(&r->ctx, LMOE_E_CONFIG, "'%s' cannot be written: %s", path,
+                          strerror(errno));
+    char *line = NULL;
+    size_t cap = 0;
+    long keep = 0;
+    long long step;
+    while (getline(&line, &cap, f) > 0) {
+        bool whole = line[strlen(line) - 1] == '\n';
+        if (!whole || sscanf(line, "{\"step\":%lld", &step) != 1 || step > r->done) break;
+        keep = ftell(f);
+    }
+    free(line);
+    if (fseek(f, keep, SEEK_SET) != 0 || ftruncate(fileno(f), keep) != 0) {
+        fclose(f);
+        return lmoe_error(&r->ctx, LMOE_E_IO, "'%s' cannot be cut to its last step: %s", path,
+                          strerror(errno));
+    }
+    r->report.metrics = f;
+    return LMOE_OK;
+}
+
+static lmoe_status write_conf(lmoe__rank *r, const char *path)
+{
+    char *text = NULL;
+    size_t size = 0;
+    FILE *f = open_memstream(&text, &size);
+    lmoe__conf_show(r->setup->conf, f);
+    fclose(f);
+    lmoe_status status = lmoe__write_file(&r->ctx, path, text, size);
+    free(text);
+    return status;
+}
+
+static lmoe_status write_card(lmoe__rank *r, const char *path, const lmoe_device_info *info)
+{
+    const lmoe__setup *s = r->setup;
+    const lmoe__plugin *p;
+    lmoe__text t = {0};
+    lmoe__text_add(&t, "{\n  \"lmoe\": \"%s\",\n  \"abi\": \"%d.%d\",\n  \"seed\": %lld,\n",
+                   LMOE_VERSION, LMOE_ABI_MAJOR, LMOE_API_MINOR, (long long)s->run.seed);
+    lmoe__text_add(&t, "  \"ranks\": %d,\n  \"threads\": %d,\n  \"device\": ", s->world,
+                   lmoe_threads(&r->ctx));
+    lmoe__text_add_json(&t, info->name);
+    lmoe__text_add(&t,
+                   ",\n  \"parameters\": %lld,\n  \"active_parameters\": %lld,\n  \"plugins\": [",
+                   (long long)r->engine.count.total, (long long)r->engine.count.active);
+    for (int i = 0; (p = lmoe__registry_plugin(s->registry, i)); i++) {
+        lmoe__text_add(&t, "%s\n    {\"id\": ", i ? "," : "");
+        lmoe__text_add_json(&t, p->info.id);
+        lmoe__text_add(&t, ", \"version\": ");
+        lmoe__text_add_json(&t, p->info.version ? p->info.version : "");
+        lmoe__text_add(&t, ", \"xxh3\": \"%s\"}", p->digest);
+    }
+    lmoe__text_add(&t, "\n  ]\n}\n");
+    lmoe_status status = lmoe__write_file(&r->ctx, path, t.data, t.length);
+    lmoe__text_free(&t);
+    return status;
+}
+
+lmoe_status lmoe__report_open(lmoe__rank *r)
+{
+    lmoe__report *p = &r->report;
+    lmoe_device_info info = {.size = sizeof info};
+    char path[4200], total[32], active[32], bytes[32];
+    p->started = p->last_line = lmoe__now();
+    p->first_loss = NAN;
+    if (r->rank != 0) return LMOE_OK;
+    r->setup->device->info(r->dev, &info);
+    p->peak_flops = info.peak_flops * r->setup->world;
+    p->flops_per_token = r->first->plan->flops * r->setup->world /
+                         ((double)r->setup->train.batch / (double)r->setup->train.accumulate *
+                          (double)r->setup->train.seq);
+    p->terminal = isatty(STDOUT_FILENO);
+    p->load = LMOE_NEW_N(r->engine.arena, double, 1025);
+    LMOE_TRY(make_dirs(&r->ctx, r->setup->run.dir));
+    snprintf(path, sizeof path, "%s/resolved.ini", r->setup->run.dir);
+    LMOE_TRY(write_conf(r, path));
+    snprintf(path, sizeof path, "%s/run.json", r->setup->run.dir);
+    LMOE_TRY(write_card(r, path, &info));
+    snprintf(path, sizeof path, "%s/metrics.jsonl", r->setup->run.dir);
+    LMOE_TRY(open_metrics(r, path));
+    int64_t all = 0;
+    for (int i = 0; i < LMOE__MEM_KINDS; i++) all += r->engine.store.bytes[i];
+    printf("%s parameters (%s active), %s planned on %s%s\n",
+           lmoe__count_text(total, sizeof total, (double)r->engine.count.total),
+           lmoe__count_text(active, sizeof active, (double)r->engine.count.active),
+           lmoe__bytes_text(bytes, sizeof bytes, (double)all), info.name,
+           r->setup->world > 1 ? " per rank" : "");
+    if (r->done > 0) printf("going on after step %lld\n", (long long)r->done);
+    fflush(stdout);
+    return LMOE_OK;
+}
+
+/* ---- experts ---- */
+
+typedef struct expert_view { /* over all MoE layers of a step */
+    double violation, least, entropy;
+    int dead, layers;
+} expert_view;
+
+static void add_layer(lmoe__rank *r, const double *load, int64_t n, int layer, expert_view *v)
+{
+    const lmoe__alarm_options *a = &r->setup->alarm;
+    lmoe__report *p = &r->report;
+    double sum = 0, most = 0, least = INFINITY, entropy = 0;
+    int dead = 0;
+    for (int64_t i = 0; i < n; i++) sum += load[i];
+    if (sum <= 0) return;
+    double fair = sum / (double)n;
+    for (int64_t i = 0; i < n; i++) {
+        most = fmax(most, load[i] / fair);
+        least = fmin(least, load[i] / fair);
+        dead += load[i] < a->load_dead * fair;
+        if (load[i] > 0) entropy -= load[i] / sum * log(load[i] / sum);
+    }
+    v->violation = fmax(v->violation, most - 1);
+    v->least = v->layers ? fmin(v->least, least) : least;
+    v->entropy += n > 1 ? entropy / log((double)n) : 1;
+    v->dead += dead;
+    v->layers++;
+    if (a->load_max > 0 && most > a->load_max && !p->alarmed[0] && r->done > 100) {
+        p->alarmed[0] = true;
+        lmoe__log(&r->ctx, LMOE_LOG_WARN,
+                  "layer %d: one expert gets %.1f times its fair share; a higher [router] aux_loss "
+                  "balances "
+                  "more",
+                  layer, most);
+    }
+    if (dead > 0 && !p->alarmed[1] && r->done > 100) {
+        p->alarmed[1] = true;
+        lmoe__log(
+            &r->ctx, LMOE_LOG_WARN,
+            "layer %d: %d of %d experts get next to nothing; a higher [router] aux_loss feeds them",
+            layer, dead, (int)n);
+    }
+}
+
+static void look_at_experts(lmoe__rank *r, expert_view *v)
+{
+    char name[64];
+    memset(v, 0, sizeof *v);
+    if (r->setup->model.ffn.kind != LMOE__FFN_MOE) return;
+    for (int layer = 0; layer < r->setup->model.o.layers; layer++) {
+        snprintf(name, sizeof name, "stat:moe/load/%d", layer);
+        int64_t n = lmoe__engine_read(&r->engine, name, r->report.load, 1024);
+        if (n > 0) add_layer(r, r->report.load, n, layer, v);
+    }
+    if (v->layers) v->entropy /= v->layers;
+}
+
+/* ---- metrics ---- */
+
+static void put_number(FILE *f, const char *key, double x)
+{
+    if (isfinite(x)) fprintf(f, ",\"%s\":%.9g", key, x);
+}
+
+/* Losses that routers add, summed over layers by name: "aux:aux_loss/3" -> "moe/aux_loss". */
+static void put_aux(lmoe__rank *r, FILE *f)
+{
+    const lmoe__store *s = &r->engine.store;
+    const char *seen[16];
+    double sum[16];
+    int n = 0;
+    for (int i = 0; i < s->count; i++) {
+        const char *name = s->buffers[i].name;
+        if (strncmp(name, "aux:", 4) != 0) continue;
+        size_t len = strcspn(name + 4, "/");
+        double x = 0;
+        int k = 0;
+        lmoe__engine_read(&r->engine, name, &x, 1);
+        while (k < n && strncmp(seen[k], name + 4, len) != 0) k++;
+        if (k == 16) continue;
+        if (k == n) {
+            seen[n] = name + 4;
+            sum[n++] = 0;
+        }
+        sum[k] += x;
+    }
+    for (int k = 0; k < n; k++)
+        fprintf(f, ",\"moe/%.*s\":%.9g", (int)strcspn(seen[k], "/"), seen[k], sum[k]);
+}
+
+static lmoe_status write_metrics(lmoe__rank *r, const lmoe__step_result *s, double rate,
+                                 const expert_view *v)
+{
+    FILE *f = r->report.metrics;
+    fprintf(f, "{\"step\":%lld", (long long)s->step);
+    put_number(f, "train_loss", s->loss);
+    put_number(f, "val_loss", s->val_loss);
+    put_number(f, "val_bits_per_byte", s->val_bits);
+    put_number(f, "grad_norm", s->grad_norm);
+    put_number(f, "lr", s->lr);
+    put_number(f, "tokens_per_s", rate);
+    if (v->layers) {
+        put_number(f, "moe/max_violation", v->violation);
+        put_number(f, "moe/least_load", v->least);
+        put_number(f, "moe/entropy", v->entropy);
+        put_number(f, "moe/dead_experts", v->dead);
+        put_aux(r, f);
+    }
+    fprintf(f, "}\n");
+    if (fflush(f) != 0)
+        return lmoe_error(&r->ctx, LMOE_E_IO, "metrics.jsonl cannot be written: %s",
+                          strerror(errno));
+    return LMOE_OK;
+}
+
+/* ---- the status line ---- */
+
+static double megabytes(void)
+{
+    struct rusage u;
+    getrusage(RUSAGE_SELF, &u);
+    return (double)u.ru_maxrss / 1024;
+}
+
+static void status_line(lmoe__rank *r, const lmoe__step_result *s, double rate)
+{
+    lmoe__report *p = &r->report;
+    const lmoe__train_options *t = &r->setup->train;
+    double left = (double)(t->steps - s->step) * s->seconds, now = lmoe__now();
+    bool evaluated = isfinite(s->val_loss), last = s->step >= t->steps;
+    if (!evaluated && !last && now - p->last_line < (p->terminal ? 0.25 : 10)) return;
+    p->last_line = now;
+    if (r->setup->run.minutes > 0)
+        left = fmin(left, r->setup->run.minutes * 60 - (now - p->started));
+    printf("%sstep %lld/%lld  loss %.4f  grad %.3f  lr %.2e  %.0f tok/s",
+           p->terminal ? "\r\033[K" : "", (long long)s->step, (long long)t->steps, s->loss,
+           s->grad_norm, s->lr, rate);
+    if (p->peak_flops > 0)
+        printf("  %.0f %% of peak", 100 * rate * p->flops_per_token / p->peak_flops);
+    printf("  %.0f MB  %d:%02d left", megabytes(), (int)(fmax(left, 0) / 60),
+           (int)fmax(left, 0) % 60);
+    if (evaluated) printf("  | held out %.4f nats, %.4f bits/byte", s->val_loss, s->val_bits);
+    if (!p->terminal || evaluated || last) printf("\n");
+    fflush(stdout);
+}
+
+lmoe_status lmoe__report_step(lmoe__rank *r, const lmoe__step_result *s)
+{
+    lmoe__report *p = &r->report;
+    expert_view v;
+    double rate = s->tokens / s->seconds;
+    if (r->rank != 0) return LMOE_OK;
+    p->rate = p->rate > 0 ? 0.9 * p->rate + 0.1 * rate : rate;
+    if (!isfinite(p->first_loss)) p->first_loss = s->loss;
+    if (isfinite(s->val_loss) || s->step % r->setup->run.log_every == 0) {
+        look_at_experts(r, &v);
+        LMOE_TRY(write_metrics(r, s, rate, &v));
+    }
+    status_line(r, s, p->rate);
+    return LMOE_OK;
+}
+
+void lmoe__report_end(lmoe__rank *r)
+{
+    if (r->rank != 0) return;
+    double minutes = (lmoe__now() - r->report.started) / 60;
+    if (r->report.terminal) printf("\n");
+    if (r->stop)
+        printf("stopped by a signal after step %lld; the same command goes on\n",
+               (long long)r->done);
+    else
+        printf("%lld steps in %.1f minutes\n", (long long)r->done, minutes);
+    if (isfinite(r->best_val)) printf("best held-out loss %.4f nats per token\n", r->best_val);
+    fflush(stdout);
+}
+
+void lmoe__report_close(lmoe__rank *r)
+{
+    if (r->report.metrics) fclose(r->report.metrics);
+    lmoe__text_free(&r->report.line);
+    r->report.metrics = NULL;
+}

@@ -1,0 +1,233 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * core/train/train.c: the step loop of one rank.
+ *
+ * A step: rows from the data, one replay of the training plan for each micro-batch, one of the
+ * update plan. The loss is a sum over tokens times 1 / (tokens that count in the step), so
+ * micro-batches simply add.
+ */
+#include "core/train/train.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+/* ---- setting up ---- */
+
+static lmoe_status make_programs(lmoe__rank *r)
+{
+    const lmoe__setup *s = r->setup;
+    lmoe__engine *e = &r->engine;
+    lmoe__model_shape shape = lmoe__setup_shape(s);
+    const lmoe__optimiser o = {s->train.beta1, s->train.beta2, s->train.eps, s->train.weight_decay,
+                               s->train.clip};
+    shape.resets = lmoe__data_has_starts(&r->data);
+    e->eager = s->train.eager;
+    LMOE_TRY(lmoe__engine_program(e, LMOE__TRAIN_FIRST, &shape, &r->first));
+    if (s->train.accumulate > 1)
+        LMOE_TRY(lmoe__engine_program(e, LMOE__TRAIN_NEXT, &shape, &r->next));
+    if (lmoe__valid_windows(&r->data) > 0)
+        LMOE_TRY(lmoe__engine_program(e, LMOE__EVAL, &shape, &r->eval));
+    LMOE_TRY(lmoe__engine_update_program(e, &o, &r->update));
+    return lmoe__engine_bind(e);
+}
+
+static void make_batch(lmoe__rank *r)
+{
+    const lmoe__train_options *t = &r->setup->train;
+    size_t n = (size_t)(t->batch * t->seq);
+    lmoe__arena *a = r->engine.arena;
+    r->batch = (lmoe__batch){.batch = t->batch, .seq = t->seq};
+    r->batch.tokens = LMOE_NEW_N(a, int32_t, n);
+    r->batch.labels = LMOE_NEW_N(a, int32_t, n);
+    r->batch.positions = LMOE_NEW_N(a, int32_t, n);
+    r->batch.document = LMOE_NEW_N(a, int32_t, n);
+    r->batch.reset = LMOE_NEW_N(a, uint8_t, n);
+}
+
+static lmoe_status open_data(lmoe__rank *r)
+{
+    const lmoe__setup *s = r->setup;
+    lmoe__data_options o = {.train = s->data.train,
+                            .valid = s->data.valid,
+                            .seq = s->train.seq,
+                            .seed = (uint64_t)s->run.seed,
+                            .packed = s->data.packed,
+                            .vocab = s->model.o.vocab_size};
+    LMOE_TRY(lmoe__tokenizer_find(&r->ctx, "bytes") ? LMOE_OK : LMOE_E_INTERNAL);
+    o.tokenizer = lmoe__tokenizer_find(&r->ctx, "bytes");
+    return lmoe__data_open(&r->ctx, &o, &r->data);
+}
+
+static lmoe_status set_up(lmoe__rank *r, const lmoe__mesh *mesh)
+{
+    const lmoe__setup *s = r->setup;
+    LMOE_TRY(open_data(r));
+    LMOE_TRY(s->device->open(&r->ctx, s->device_options, &r->dev));
+    LMOE_TRY(lmoe__engine_init(&r->engine, &r->ctx, &s->model, mesh, s->device, r->dev,
+                               lmoe__setup_dtype(s)));
+    LMOE_TRY(make_programs(r));
+    LMOE_TRY(lmoe__engine_init_weights(&r->engine, (uint64_t)s->run.seed));
+    make_batch(r);
+    r->best_val = NAN;
+    if (s->run.resume) LMOE_TRY(lmoe__state_resume(r));
+    return lmoe__report_open(r);
+}
+
+void lmoe__rank_free(lmoe__rank *r)
+{
+    lmoe__report_close(r);
+    lmoe__data_close(&r->data);
+    if (r->engine.arena) lmoe__engine_free(&r->engine);
+    if (r->dev) r->setup->device->close(r->dev);
+}
+
+/* ---- a step ---- */
+
+/* Rows row ... row + (rows of a micro-batch) of the step's batch become the program's inputs. */
+static lmoe_status set_rows(lmoe__rank *r, lmoe__program *p, int64_t row, double factor)
+{
+    lmoe__engine *e = &r->engine;
+    size_t at = (size_t)(row * r->batch.seq);
+    LMOE_TRY(lmoe__program_set(e, p, "in:tokens", r->batch.tokens + at));
+    LMOE_TRY(lmoe__program_set(e, p, "in:labels", r->batch.labels + at));
+    LMOE_TRY(lmoe__program_set(e, p, "in:positions", r->batch.positions + at));
+    LMOE_TRY(lmoe__program_set(e, p, "in:document", r->batch.document + at));
+    LMOE_TRY(lmoe__program_set(e, p, "in:reset", r->batch.reset + at));
+    LMOE_TRY(
+        lmoe__program_set_scalar(e, p, "in:aux_scale", 1.0 / (double)r->setup->train.accumulate));
+    return lmoe__program_set_scalar(e, p, "in:factor", factor);
+}
+
+/* The step that was not finite is run once more, op by op, so that the message can name the first
+ * bad one. */
+static lmoe_status find_nan(lmoe__rank *r, double loss, double norm)
+{
+    r->first->plan->eager = true;
+    lmoe_status status = lmoe__program_run(&r->engine, r->first);
+    r->first->plan->eager = r->engine.eager;
+    if (status != LMOE_OK) return status;
+    return lmoe_error(&r->ctx, LMOE_E_NUMERIC,
+                      "step %lld: loss %g, gradient norm %g; nothing was changed by this step. A "
+                      "lower [train] lr "
+                      "or clip may help; nan = skip leaves such steps out",
+                      (long long)r->done + 1, loss, norm);
+}
+
+static lmoe_status train_step(lmoe__rank *r, lmoe__step_result *out)
+{
+    const lmoe__train_options *t = &r->setup->train;
+    lmoe__engine *e = &r->engine;
+    double start = lmoe__now();
+    int64_t labels = lmoe__batch_fill(&r->ctx, &r->data, r->done * t->batch, &r->batch);
+    if (labels < 0) return (lmoe_status)labels;
+    double factor = labels > 0 ? 1.0 / (double)labels : 0;
+    int64_t rows = t->batch / t->accumulate;
+    out->loss = 0;
+    for (int64_t i = 0; i < t->accumulate; i++) {
+        lmoe__program *p = i == 0 ? r->first : r->next;
+        double loss = 0;
+        LMOE_TRY(set_rows(r, p, i * rows, factor));
+        LMOE_TRY(lmoe__program_run(e, p));
+        lmoe__engine_read(e, "out:loss", &loss, 1);
+        out->loss += loss;
+    }
+    out->lr = lmoe__setup_lr(r->setup, r->done);
+    LMOE_TRY(lmoe__program_set_scalar(e, r->update, "in:lr", out->lr));
+    LMOE_TRY(lmoe__program_set_scalar(e, r->update, "in:step", (double)(r->done + 1)));
+    LMOE_TRY(lmoe__program_run(e, r->update));
+    lmoe__engine_read(e, "out:grad_norm", &out->grad_norm, 1);
+    if (!isfinite(out->loss) || !isfinite(out->grad_norm)) {
+        if (t->nan == LMOE__NAN_ABORT) return find_nan(r, out->loss, out->grad_norm);
+        lmoe__log(&r->ctx, LMOE_LOG_WARN, "step %lld left out: loss %g, gradient norm %g",
+                  (long long)r->done + 1, out->loss, out->grad_norm);
+    }
+    r->done++;
+    r->saved = false;
+    out->step = r->done;
+    out->tokens = (double)(t->batch * t->seq);
+    out->seconds = lmoe__now() - start;
+    r->tokens += out->tokens;
+    return LMOE_OK;
+}
+
+/* ---- evaluation ---- */
+
+static void poll_stop(lmoe__rank *r)
+{
+    if (r->rank == 0 && !r->stop) r->stop = lmoe__signal_pending();
+}
+
+/* Mean loss over held-out windows. Leaves NaN when a signal came in between. */
+static lmoe_status evaluate(lmoe__rank *r, int64_t tokens, lmoe__step_result *out)
+{
+    const lmoe__train_options *t = &r->setup->train;
+    lmoe__engine *e = &r->engine;
+    int64_t windows = lmoe__valid_windows(&r->data), rows = t->batch / t->accumulate;
+    double sum = 0, count = 0, bytes = 0, start = lmoe__now();
+    lmoe__batch b = r->batch;
+    b.batch = rows;
+    if (tokens > 0 && tokens / t->seq < windows)
+        windows = tokens / t->seq > 0 ? tokens / t->seq : 1;
+    for (int64_t w = 0; w < windows; w += rows) {
+        double loss = 0;
+        int64_t labels = lmoe__valid_fill(&r->ctx, &r->data, w, &b);
+        if (labels < 0) return (lmoe_status)labels;
+        LMOE_TRY(set_rows(r, r->eval, 0, 1.0));
+        LMOE_TRY(lmoe__program_run(e, r->eval));
+        lmoe__engine_read(e, "out:loss", &loss, 1);
+        sum += loss;
+        count += (double)labels;
+        bytes += (double)b.bytes;
+        poll_stop(r);
+        bool stop = r->stop;
+        LMOE_TRY(lmoe__rank_any(r, &stop));
+        r->stop = stop;
+        if (stop) return LMOE_OK;
+    }
+    r->eval_seconds = lmoe__now() - start;
+    if (count == 0) return LMOE_OK;
+    out->val_loss = sum / count;
+    out->val_bits = bytes > 0 ? sum / log(2.0) / bytes : NAN;
+    if (!(out->val_loss >= r->best_val)) r->best_val = out->val_loss;
+    return LMOE_OK;
+}
+
+/* ---- the loop ---- */
+
+static bool out_of_time(const lmoe__rank *r)
+{
+    double minutes = r->setup->run.minutes;
+    return minutes > 0 && lmoe__now() - r->report.started + r->eval_seconds > minutes * 60;
+}
+
+static lmoe_status loop(lmoe__rank *r)
+{
+    const lmoe__setup *s = r->setup;
+    const lmoe__train_options *t = &s->train;
+    bool last = r->done >= t->steps;
+    while (!last && !r->stop) {
+        lmoe__step_result out = {.val_loss = NAN, .val_bits = NAN};
+        LMOE_TRY(train_step(r, &out));
+        poll_stop(r);
+        bool stop = r->stop, late = out_of_time(r);
+        LMOE_TRY(lmoe__rank_any(r, &stop));
+        LMOE_TRY(lmoe__rank_any(r, &late));
+        r->stop = stop;
+        last = r->done >= t->steps || late;
+        bool due = last || (t->eval_every > 0 && r->done % t->eval_every == 0);
+        if (due && r->eval && !r->stop) LMOE_TRY(evaluate(r, last ? 0 : t->eval_tokens, &out));
+        LMOE_TRY(lmoe__report_step(r, &out));
+        if (s->run.save_every > 0 && r->done % s->run.save_every == 0)
+            LMOE_TRY(lmoe__state_save(r));
+    }
+    if (!r->saved) LMOE_TRY(lmoe__state_save(r));
+    return LMOE_OK;
+}
+
+lmoe_status lmoe__rank_train(lmoe__rank *r, const lmoe__mesh *mesh)
+{
+    lmoe_status status = set_up(r, mesh);
+    if (status == LMOE_OK) status = loop(r);
+    if (status == LMOE_OK) lmoe__report_end(r);
+    r->status = status;
+    return status;
+}

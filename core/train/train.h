@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * core/train/train.h: training: one thread a rank, each with its engine; rank 0 writes.
+ *
+ *   train.c    the step loop and evaluation
+ *   world.c    ranks, their communicators and threads
+ *   state.c    checkpoints: save, load
+ *   report.c   metrics.jsonl, run.json, the status line, alarms
+ */
+#ifndef LMOE_CORE_TRAIN_H
+#define LMOE_CORE_TRAIN_H
+
+#include "core/data/data.h"
+#include "core/train/setup.h"
+
+/* What happened in a step. */
+typedef struct lmoe__step_result {
+    int64_t step; /* steps done, this one included */
+    double loss, grad_norm, lr, seconds, tokens;
+    double val_loss, val_bits; /* NaN: not evaluated here */
+} lmoe__step_result;
+
+typedef struct lmoe__report {
+    FILE *metrics; /* metrics.jsonl; NULL on ranks above 0 */
+    lmoe__text line;
+    bool terminal;
+    double started, last_line, rate; /* rate: tokens/s, smoothed */
+    double peak_flops, flops_per_token;
+    double first_loss, best_val;
+    double *load; /* of one layer's experts */
+    bool alarmed[2];
+} lmoe__report;
+
+typedef struct lmoe__rank {
+    lmoe_ctx ctx;
+    const lmoe__setup *setup;
+    int rank;
+    void *world; /* communicator of all ranks; NULL for one rank */
+    void *dev;
+    lmoe__engine engine;
+    lmoe__program *first, *next, *eval, *update;
+    lmoe__data data;
+    lmoe__batch batch;
+    int64_t done;  /* steps */
+    double tokens; /* seen */
+    double best_val;
+    double eval_seconds; /* of the last evaluation */
+    bool stop;           /* asked to by a signal */
+    bool saved;          /* the state of `done` is on disk */
+    lmoe__report report;
+    lmoe_status status;
+} lmoe__rank;
+
+/* Trains in this process; returns the exit code. */
+int lmoe__train(lmoe_ctx *ctx, const lmoe__setup *s);
+
+/* One rank's whole life; r->ctx, setup, rank, world and the mesh's communicators are set. */
+lmoe_status lmoe__rank_train(lmoe__rank *r, const lmoe__mesh *mesh);
+void lmoe__rank_free(lmoe__rank *r);
+
+/* Ranks agree on a flag: true if any rank says so. */
+lmoe_status lmoe__rank_any(lmoe__rank *r, bool *flag);
+
+lmoe_status lmoe__state_save(lmoe__rank *r);
+/* Loads the newest valid checkpoint of the run's directory, if there is one. */
+lmoe_status lmoe__state_resume(lmoe__rank *r);
+
+lmoe_status lmoe__report_open(lmoe__rank *r);
+lmoe_status lmoe__report_step(lmoe__rank *r, const lmoe__step_result *s);
+void lmoe__report_end(lmoe__rank *r);
+void lmoe__report_close(lmoe__rank *r);
+
+/* SIGINT and SIGTERM are held back from here on, and asked for by lmoe__signal_pending. */
+void lmoe__signals_hold(void);
+bool lmoe__signal_pending(void);
+
+#endif
