@@ -232,7 +232,7 @@ static lmoe_status combine_shape(lmoe_trace *t, const void *attrs, const lmoe_de
     LMOE_TRY(need_order(t, &in[1], &in[2]));
     LMOE_TRY(need_rows(t, &in[1], &in[0]));
     if (n_in > 3 && in[3].dtype != LMOE_NONE) {
-        LMOE_TRY(lmoe__need_float(t, &in[3], "weight"));
+        LMOE_TRY(lmoe__need_dtype(t, &in[3], "weight", lmoe__state_of(in[0].dtype)));
         LMOE_TRY(lmoe__need_axes(t, &in[2], "position", &in[3], "weight"));
     }
     out[0] = in[2];
@@ -273,11 +273,12 @@ static double combine_flops(const void *attrs, const lmoe_desc *in, int n_in, co
     return 2.0 * (double)lmoe_desc_count(&in[0]);
 }
 
-static const lmoe_port combine_inputs[] = {{.name = "rows"},
-                                           {.name = "order", .flags = LMOE_PORT_NO_GRAD},
-                                           {.name = "position", .flags = LMOE_PORT_NO_GRAD},
-                                           {.name = "weight", .flags = LMOE_PORT_OPTIONAL},
-                                           {.name = NULL}};
+static const lmoe_port combine_inputs[] = {
+    {.name = "rows"},
+    {.name = "order", .flags = LMOE_PORT_NO_GRAD},
+    {.name = "position", .flags = LMOE_PORT_NO_GRAD},
+    {.name = "weight", .flags = LMOE_PORT_OPTIONAL | LMOE_PORT_STATE},
+    {.name = NULL}};
 static const lmoe_port combine_outputs[] = {{.name = "y"}, {.name = NULL}};
 
 const lmoe_op lmoe__op_moe_combine = {

@@ -116,20 +116,22 @@ enum { PARAM, GRAD, M, V, NORM, LR, STEP };
 static const lmoe_port adamw_inputs[] = {
     [PARAM] = {.name = "param", .flags = LMOE_PORT_MUTATES | LMOE_PORT_NO_GRAD},
     [GRAD] = {.name = "grad", .flags = LMOE_PORT_NO_GRAD},
-    [M] = {.name = "m", .flags = LMOE_PORT_MUTATES | LMOE_PORT_NO_GRAD},
-    [V] = {.name = "v", .flags = LMOE_PORT_MUTATES | LMOE_PORT_NO_GRAD},
-    [NORM] = {.name = "norm", .flags = LMOE_PORT_NO_GRAD},
-    [LR] = {.name = "lr", .flags = LMOE_PORT_NO_GRAD},
-    [STEP] = {.name = "step", .flags = LMOE_PORT_NO_GRAD},
+    [M] = {.name = "m", .flags = LMOE_PORT_MUTATES | LMOE_PORT_STATE | LMOE_PORT_NO_GRAD},
+    [V] = {.name = "v", .flags = LMOE_PORT_MUTATES | LMOE_PORT_STATE | LMOE_PORT_NO_GRAD},
+    [NORM] = {.name = "norm", .flags = LMOE_PORT_STATE | LMOE_PORT_NO_GRAD},
+    [LR] = {.name = "lr", .flags = LMOE_PORT_STATE | LMOE_PORT_NO_GRAD},
+    [STEP] = {.name = "step", .flags = LMOE_PORT_STATE | LMOE_PORT_NO_GRAD},
     {.name = NULL}};
 
 static lmoe_status adamw_shape(lmoe_trace *t, const void *attrs, const lmoe_desc *in, int n_in,
                                lmoe_desc *out)
 {
     const lmoe_adamw_attrs *o = attrs;
-    for (int i = PARAM; i <= STEP; i++) {
+    LMOE_TRY(lmoe__need_float(t, &in[PARAM], "param"));
+    LMOE_TRY(lmoe__need_float(t, &in[GRAD], "grad"));
+    for (int i = GRAD; i <= STEP; i++) {
         const char *name = adamw_inputs[i].name;
-        LMOE_TRY(lmoe__need_float(t, &in[i], name));
+        if (i >= M) LMOE_TRY(lmoe__need_dtype(t, &in[i], name, lmoe__state_of(in[PARAM].dtype)));
         if (i < NORM) LMOE_TRY(lmoe__need_axes(t, &in[PARAM], "param", &in[i], name));
         if (i >= NORM && in[i].rank != 0) {
             char text[256];
