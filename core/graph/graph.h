@@ -178,7 +178,8 @@ typedef struct lmoe__rule {
     uint32_t whole, order, ragged, offset, merge; /* bit i: letter i */
     uint32_t linear;                              /* bit i: operand i may be partial */
     uint32_t shape_only;                          /* bit i: of operand i only the shape is read */
-    bool linear_all;                              /* all operands partial together (add) */
+    uint32_t same;   /* bit i: result i is no sum: whole when it lacks the split letter */
+    bool linear_all; /* all operands partial together (add) */
 } lmoe__rule;
 
 /* The rule of an op for these operands. LMOE_E_UNSUPPORTED without one; LMOE_E_INTERNAL if the text

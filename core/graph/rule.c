@@ -5,8 +5,8 @@
  * in order term    = "." | { dimension }                    "." : this tensor takes no part
  *   dimension = letter | "(" letter letter ... ")" | "..."
  *   clauses = { "whole" x | "order" x | "ragged" x | "offset" x | "merge" x | "linear" i | "linear
- * all" | "shape" i } A product's first letter is the outer one; the others may not be split. "..."
- * stands for an operand's leading dimensions, the same ones in every term.
+ * all" | "shape" i | "same" i } A product's first letter is the outer one; the others may not be
+ * split. "..." stands for an operand's leading dimensions, the same ones in every term.
  */
 #include "core/graph/graph.h"
 
@@ -112,6 +112,8 @@ static lmoe_status read_clause(reader *r)
         rule->linear |= 1u << (atoi(arg) & 31);
     } else if (strcmp(word, "shape") == 0) {
         rule->shape_only |= 1u << (atoi(arg) & 31);
+    } else if (strcmp(word, "same") == 0) {
+        rule->same |= 1u << (atoi(arg) & 31);
     } else {
         uint32_t *set = strcmp(word, "whole") == 0    ? &rule->whole
                         : strcmp(word, "order") == 0  ? &rule->order

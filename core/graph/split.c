@@ -350,6 +350,7 @@ static lmoe_status place_node(lmoe_graph *p, const lmoe__node *n)
         if (partial || carry || i >= r.n_out || r.out[i].none || (split < 0 && !ragged)) continue;
         int d = split >= 0 ? dim_of(&r.out[i], split) : -1;
         if (d < 0 && ragged) d = dim_of_any(&r.out[i], r.ragged);
+        if (d < 0 && (r.same >> i & 1)) continue; /* whole */
         set_place(p, out[i],
                   d >= 0 ? (lmoe_placement){LMOE_SPLIT, d} : (lmoe_placement){LMOE_PARTIAL, 0});
     }
