@@ -18,6 +18,7 @@ lmoe_status lmoe__engine_init(lmoe__engine *e, lmoe_ctx *ctx, const lmoe__model 
     e->dtype = dtype;
     e->arena = lmoe__arena_new();
     lmoe__store_init(&e->store, ctx, device, dev);
+    e->store.sizes_only = dev == NULL;
     return LMOE_OK;
 }
 
@@ -25,7 +26,7 @@ void lmoe__engine_free(lmoe__engine *e)
 {
     while (e->n_programs) lmoe__engine_drop(e, e->programs[e->n_programs - 1]);
     free(e->programs);
-    if (e->device) {
+    if (!e->store.sizes_only) {
         e->device->free(e->dev, e->activations);
         e->device->free(e->dev, e->workspace);
     }
@@ -207,7 +208,7 @@ lmoe_status lmoe__engine_bind(lmoe__engine *e)
         lmoe__store_block(&e->store, (size_t)e->activation_bytes, LMOE__MEM_ACTIVATION);
     e->workspace = lmoe__store_block(&e->store, (size_t)e->workspace_bytes, LMOE__MEM_WORKSPACE);
     if (!e->activations || !e->workspace) return e->ctx->status;
-    if (!e->device) return LMOE_OK;
+    if (e->store.sizes_only) return LMOE_OK;
     for (int i = 0; i < e->n_programs; i++) {
         lmoe__program *p = e->programs[i];
         LMOE_TRY(lmoe__plan_bind(p->plan, e->activations, e->workspace));

@@ -64,7 +64,7 @@ typedef struct lmoe__engine {
     bool eager, profile;
 } lmoe__engine;
 
-/* device NULL: sizes only, for `lmoe plan`. dev: opened device, not owned. */
+/* dev: opened device, not owned; NULL: sizes only, for `lmoe plan`. */
 lmoe_status lmoe__engine_init(lmoe__engine *e, lmoe_ctx *ctx, const lmoe__model *model,
                               const lmoe__mesh *mesh, const lmoe_device *device, void *dev,
                               lmoe_dtype dtype);

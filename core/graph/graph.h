@@ -231,7 +231,8 @@ enum {
 
 typedef struct lmoe__store {
     lmoe_ctx *ctx;
-    const lmoe_device *device; /* NULL: sizes only (lmoe plan) */
+    const lmoe_device *device;
+    bool sizes_only; /* nothing is allocated (lmoe plan) */
     void *dev;
     lmoe__arena *arena;
     lmoe__buffer *buffers;

@@ -229,7 +229,7 @@ static lmoe_status choose_kernel(planner *p, lmoe__step *s)
     char where[160];
     if (strcmp(n->op->base.name, "all_reduce/1") == 0) s->collective = 1;
     if (strcmp(n->op->base.name, "all_gather/1") == 0) s->collective = 2;
-    if (s->collective || !device) return LMOE_OK;
+    if (s->collective) return LMOE_OK;
     int best = 0;
     for (int i = 0; device->kernels && device->kernels[i]; i++) {
         const lmoe_kernel *k = device->kernels[i];
@@ -347,7 +347,8 @@ lmoe_status lmoe__plan_new(lmoe_ctx *ctx, lmoe__graph *g, lmoe__store *store,
 lmoe_status lmoe__plan_bind(lmoe__plan *plan, void *activations, void *workspace)
 {
     const lmoe_device *device = plan->store->device;
-    void *stream = device && device->stream ? device->stream(plan->store->dev) : NULL;
+    void *stream =
+        device->stream && !plan->store->sizes_only ? device->stream(plan->store->dev) : NULL;
     plan->activations_base = activations;
     place_bufs(plan->planner, plan);
     for (int i = 0; i < plan->n_steps; i++) {

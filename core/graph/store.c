@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * core/graph/store.c: the buffers that outlive plans (weights, gradients, optimiser states, inputs,
- * carries), by name. Without a device only sizes are counted; that is how `lmoe plan` knows a run's
+ * carries), by name. With sizes_only nothing is allocated; that is how `lmoe plan` knows a run's
  * memory.
  */
 #include "core/graph/graph.h"
@@ -18,7 +18,7 @@ void lmoe__store_init(lmoe__store *s, lmoe_ctx *ctx, const lmoe_device *device, 
 
 void lmoe__store_free(lmoe__store *s)
 {
-    if (s->device) {
+    if (!s->sizes_only) {
         for (int i = 0; i < s->count; i++) s->device->free(s->dev, s->buffers[i].data);
     }
     free(s->buffers);
@@ -32,7 +32,7 @@ void *lmoe__store_block(lmoe__store *s, size_t bytes, int kind)
     void *data = NULL;
     if (bytes == 0) bytes = 1;
     s->bytes[kind] += (int64_t)bytes;
-    if (!s->device) return s->arena; /* anything but NULL: nobody reads it */
+    if (s->sizes_only) return s->arena; /* anything but NULL: nobody reads it */
     if (s->device->alloc(s->dev, bytes, &data) != LMOE_OK || !data) {
         char text[32];
         lmoe_error(s->ctx, LMOE_E_MEMORY,
@@ -87,7 +87,7 @@ int lmoe__store_add(lmoe__store *s, const char *name, const lmoe_desc *desc, int
     size_t bytes = (size_t)lmoe_desc_bytes(desc);
     b.data = lmoe__store_block(s, bytes, kind);
     if (!b.data) return -1;
-    if (s->device && s->device->zero(s->dev, b.data, bytes) != LMOE_OK) return -1;
+    if (!s->sizes_only && s->device->zero(s->dev, b.data, bytes) != LMOE_OK) return -1;
     LMOE_PUSH(s->buffers, s->count, s->capacity, b);
     *slot = s->count;
     return s->count - 1;

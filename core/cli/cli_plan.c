@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * core/cli/cli_plan.c: lmoe plan FILE: what a run will need, without running it: parameters, FLOPs,
+ * memory by kind, the largest nodes. Nothing is allocated, so it works for models that do not fit.
+ */
+#include "core/cli/cli.h"
+#include "core/train/setup.h"
+
+#include <stdlib.h>
+
+static const char *const flags[] = {"--set", "--plugin-path", "--explain", "--help", NULL};
+static const char *const kinds[LMOE__MEM_KINDS] = {
+    "weights", "gradients", "optimiser", "activations", "workspace", "inputs", "carries"};
+
+typedef struct big_node {
+    double bytes, flops;
+    const lmoe__step *step;
+} big_node;
+
+static int by_bytes(const void *a, const void *b)
+{
+    double x = ((const big_node *)a)->bytes, y = ((const big_node *)b)->bytes;
+    return x < y ? 1 : x > y ? -1 : 0;
+}
+
+static void print_largest(const lmoe__plan *p)
+{
+    char where[160], bytes[32];
+    big_node *n = calloc((size_t)p->n_steps + 1, sizeof *n);
+    for (int i = 0; i < p->n_steps; i++) {
+        n[i].step = &p->steps[i];
+        for (int k = 0; k < p->steps[i].args.n_out; k++) {
+            const lmoe_buf *b = &p->steps[i].args.out[k];
+            if (lmoe_buf_present(b))
+                n[i].bytes += (double)lmoe_buf_count(b) * (double)lmoe_dtype_bytes(b->dtype);
+        }
+    }
+    qsort(n, (size_t)p->n_steps, sizeof *n, by_bytes);
+    printf("largest results\n");
+    for (int i = 0; i < p->n_steps && i < 8; i++)
+        printf("  %10s  %-24s %s%s\n", lmoe__bytes_text(bytes, sizeof bytes, n[i].bytes),
+               n[i].step->node->op->base.name,
+               lmoe__node_where(n[i].step->node, where, sizeof where),
+               n[i].step->node->forward >= 0 ? " (backward)" : "");
+    free(n);
+}
+
+/* Every exchange between ranks, with the line that caused it. */
+static void print_collectives(const lmoe__setup *s, const lmoe__plan *p)
+{
+    char where[160], bytes[32];
+    double total = 0;
+    printf("collectives of a micro-batch, bytes that each rank gives\n");
+    for (int i = 0; i < p->n_steps; i++) {
+        const lmoe__step *x = &p->steps[i];
+        if (!x->collective) continue;
+        const lmoe_collective_attrs *a = x->node->attrs;
+        double b =
+            (double)lmoe_buf_count(&x->args.in[0]) * (double)lmoe_dtype_bytes(x->args.in[0].dtype);
+        total += b;
+        printf("  %-4s %-11s %10s  %s%s\n", s->axis_name[a->mesh],
+               x->collective == 1 ? "all_reduce" : "all_gather",
+               lmoe__bytes_text(bytes, sizeof bytes, b),
+               lmoe__node_where(x->node, where, sizeof where),
+               x->node->forward >= 0 ? " (backward)" : "");
+    }
+    printf("  in all %s\n", lmoe__bytes_text(bytes, sizeof bytes, total));
+}
+
+static lmoe_status make(lmoe_ctx *ctx, const lmoe__setup *s, lmoe__engine *e, lmoe__program **train)
+{
+    lmoe__mesh mesh;
+    lmoe__program *other;
+    lmoe__model_shape shape = lmoe__setup_shape(s);
+    const lmoe__optimiser o = {0.9, 0.95, 1e-8, 0.1, 1};
+    lmoe__setup_place(s, 0, &mesh);
+    LMOE_TRY(lmoe__engine_init(e, ctx, &s->model, &mesh, s->device, NULL, lmoe__setup_dtype(s)));
+    LMOE_TRY(lmoe__engine_program(e, LMOE__TRAIN_FIRST, &shape, train));
+    if (s->train.accumulate > 1)
+        LMOE_TRY(lmoe__engine_program(e, LMOE__TRAIN_NEXT, &shape, &other));
+    if (s->data.valid && s->data.valid[0])
+        LMOE_TRY(lmoe__engine_program(e, LMOE__EVAL, &shape, &other));
+    LMOE_TRY(lmoe__engine_update_program(e, &o, &other));
+    return lmoe__engine_bind(e);
+}
+
+static void print_plan(const lmoe__setup *s, const lmoe__engine *e, const lmoe__program *train,
+                       bool explain)
+{
+    char a[32], b[32], c[32], d[32];
+    double all = 0, tokens = (double)(s->train.batch / s->train.accumulate * s->train.seq);
+    printf("parameters   %s, of which a token uses %s (%s in products); embedding %s\n",
+           lmoe__count_text(a, sizeof a, (double)e->count.total),
+           lmoe__count_text(b, sizeof b, (double)e->count.active),
+           lmoe__count_text(c, sizeof c, (double)e->count.active_matrix),
+           lmoe__count_text(d, sizeof d, (double)e->count.embedding));
+    printf("FLOPs        %s a token, forward and backward\n",
+           lmoe__count_text(a, sizeof a, train->plan->flops * s->world / tokens));
+    printf("memory%s\n", s->world > 1 ? " of rank 0" : "");
+    for (int i = 0; i < LMOE__MEM_KINDS; i++) {
+        all += (double)e->store.bytes[i];
+        if (e->store.bytes[i] > 0)
+            printf("  %-12s %10s\n", kinds[i],
+                   lmoe__bytes_text(a, sizeof a, (double)e->store.bytes[i]));
+    }
+    printf("  %-12s %10s\n", "in all", lmoe__bytes_text(a, sizeof a, all));
+    print_largest(train->plan);
+    if (explain || s->world > 1) print_collectives(s, train->plan);
+}
+
+int lmoe__cli_plan(lmoe_ctx *ctx, int argc, char **argv)
+{
+    lmoe__arguments a = {0};
+    lmoe__setup s = {0};
+    lmoe__engine e = {0};
+    lmoe__program *train = NULL;
+    bool explain = false;
+    for (int i = 1; i < argc;) {
+        if (strcmp(argv[i], "--help") == 0) {
+            printf("usage: lmoe plan FILE [--set section.key=value]... [--plugin-path FOLDERS] "
+                   "[--explain]\n"
+                   "Parameters, FLOPs and memory of a run; --explain lists each exchange between "
+                   "ranks.\n");
+            return 0;
+        }
+        if (strcmp(argv[i], "--explain") == 0) {
+            explain = true;
+            i++;
+            continue;
+        }
+        int used = lmoe__arguments_take(ctx, &a, argc, argv, i);
+        if (used < 0) return lmoe__cli_report(ctx);
+        if (used == 0) return lmoe__arguments_unknown("plan", argv[i], flags);
+        i += used;
+    }
+    if (!a.file) return lmoe__arguments_unknown("plan", "nothing; a run file is needed", flags);
+    s.conf = lmoe__arguments_read(ctx, &a);
+    int code = 0;
+    if (!s.conf || lmoe__setup_read(ctx, &s, a.plugin_path, 0) != LMOE_OK ||
+        make(ctx, &s, &e, &train) != LMOE_OK)
+        code = lmoe__cli_report(ctx);
+    else
+        print_plan(&s, &e, train, explain);
+    if (e.arena) lmoe__engine_free(&e);
+    lmoe__setup_free(&s);
+    return code;
+}
