@@ -46,14 +46,11 @@ void cpu_gemm_1(int ta, int tb, int64_t m, int64_t n, int64_t k, float alpha, co
     cpu_gemm_own(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
 }
 
-typedef struct product {
-    int ta, tb;
-    int64_t m, n, k, lda, ldb, ldc, astep, bstep, cstep;
-    float alpha, beta;
-    const float *a, *b;
-    float *c;
-    int64_t tile_m, tile_n, tiles_m, tiles_n; /* of one matrix */
-} product;
+/* A product and its cut. */
+typedef struct work {
+    const cpu_product *p;
+    int64_t tile_m, tile_n, tiles_m, tiles_n; /* of one matrix C */
+} work;
 
 static int64_t pieces(int64_t n, int64_t size)
 {
@@ -62,70 +59,74 @@ static int64_t pieces(int64_t n, int64_t size)
 
 /* Large tiles waste least on packing; but there should be enough of them for many cores, each worth
  * handing over. */
-static void cut(product *p, int64_t batch)
+static void cut(work *w, int64_t batch)
 {
-    const int64_t enough = 32, smallest = 64;
+    const int64_t enough = 32, largest = 512, smallest = 64;
     const double least = 4e6; /* FLOP */
-    p->tile_m = p->tile_n = 512;
+    const cpu_product *p = w->p;
+    int64_t side_m = largest, side_n = largest;
     for (;;) {
-        int64_t tm = cpu_min(p->tile_m, p->m), tn = cpu_min(p->tile_n, p->n);
+        int64_t tm = cpu_min(side_m, p->m), tn = cpu_min(side_n, p->n);
         if (batch * pieces(p->m, tm) * pieces(p->n, tn) >= enough) break;
         if (2.0 * (double)tm * (double)tn * (double)p->k < 2 * least) break;
-        int64_t *side = tm >= tn ? &p->tile_m : &p->tile_n;
+        int64_t *side = tm >= tn ? &side_m : &side_n;
         if (*side <= smallest) break;
         *side /= 2;
     }
     /* Equal pieces, whole cache lines of C. */
-    p->tiles_m = pieces(p->m, p->tile_m);
-    p->tiles_n = pieces(p->n, p->tile_n);
-    p->tile_m = (pieces(p->m, p->tiles_m) + 15) / 16 * 16;
-    p->tile_n = (pieces(p->n, p->tiles_n) + 15) / 16 * 16;
+    w->tiles_m = pieces(p->m, side_m);
+    w->tiles_n = pieces(p->n, side_n);
+    w->tile_m = pieces(pieces(p->m, w->tiles_m), 16) * 16;
+    w->tile_n = pieces(pieces(p->n, w->tiles_n), 16) * 16;
 }
 
 static void run_tiles(void *arg, int64_t begin, int64_t end, int thread)
 {
-    const product *p = arg;
+    const work *w = arg;
+    const cpu_product *p = w->p;
+    int64_t each = w->tiles_m * w->tiles_n, sums = cpu_rounds(p->sum, p->n_sum);
     for (int64_t t = begin; t < end; t++) {
-        int64_t matrix = t / (p->tiles_m * p->tiles_n), tile = t % (p->tiles_m * p->tiles_n);
-        int64_t i = tile / p->tiles_n * p->tile_m, j = tile % p->tiles_n * p->tile_n;
-        const float *a = p->a + matrix * p->astep + (p->ta ? i : i * p->lda);
-        const float *b = p->b + matrix * p->bstep + (p->tb ? j * p->ldb : j);
-        float *c = p->c + matrix * p->cstep + i * p->ldc + j;
-        cpu_gemm_1(p->ta, p->tb, cpu_min(p->tile_m, p->m - i), cpu_min(p->tile_n, p->n - j), p->k,
-                   p->alpha, a, p->lda, b, p->ldb, p->beta, c, p->ldc);
+        cpu_walk matrix, part;
+        cpu_walk_from(&matrix, p->batch, p->n_batch, t / each);
+        cpu_walk_from(&part, p->sum, p->n_sum, 0);
+        int64_t i = t % each / w->tiles_n * w->tile_m, j = t % each % w->tiles_n * w->tile_n;
+        const float *a = p->a + matrix.at.a + (p->ta ? i : i * p->lda);
+        const float *b = p->b + matrix.at.b + (p->tb ? j * p->ldb : j);
+        float *c = p->c + matrix.at.c + i * p->ldc + j;
+        for (int64_t s = 0; s < sums; s++, cpu_walk_next(&part, p->sum, p->n_sum))
+            cpu_gemm_1(p->ta, p->tb, cpu_min(w->tile_m, p->m - i), cpu_min(w->tile_n, p->n - j),
+                       p->k, p->alpha, a + part.at.a, p->lda, b + part.at.b, p->ldb,
+                       s == 0 ? p->beta : 1.0f, c, p->ldc);
     }
 }
 
-lmoe_status cpu_gemm_batch(lmoe_ctx *ctx, int ta, int tb, int64_t batch, int64_t m, int64_t n,
-                           int64_t k, float alpha, const float *a, int64_t lda, int64_t astep,
-                           const float *b, int64_t ldb, int64_t bstep, float beta, float *c,
-                           int64_t ldc, int64_t cstep)
+lmoe_status cpu_gemm_many(lmoe_ctx *ctx, const cpu_product *p)
 {
-    product p = {.ta = ta,
-                 .tb = tb,
-                 .m = m,
-                 .n = n,
-                 .k = k,
-                 .lda = lda,
-                 .ldb = ldb,
-                 .ldc = ldc,
-                 .astep = astep,
-                 .bstep = bstep,
-                 .cstep = cstep,
-                 .alpha = alpha,
-                 .beta = beta,
-                 .a = a,
-                 .b = b,
-                 .c = c};
-    if (batch <= 0 || m <= 0 || n <= 0) return LMOE_OK;
-    cut(&p, batch);
-    int64_t steps = cpu_min(p.tile_m, m) * cpu_min(p.tile_n, n) * (k + 1) / 16;
-    return lmoe_parallel(ctx, batch * p.tiles_m * p.tiles_n, cpu_grain(steps), run_tiles, &p);
+    work w = {.p = p};
+    int64_t batch = cpu_rounds(p->batch, p->n_batch);
+    if (batch <= 0 || p->m <= 0 || p->n <= 0) return LMOE_OK;
+    cut(&w, batch);
+    int64_t steps = cpu_min(w.tile_m, p->m) * cpu_min(w.tile_n, p->n) * (p->k + 1) / 16;
+    steps *= cpu_rounds(p->sum, p->n_sum);
+    return lmoe_parallel(ctx, batch * w.tiles_m * w.tiles_n, cpu_grain(steps), run_tiles, &w);
 }
 
 lmoe_status cpu_gemm(lmoe_ctx *ctx, int ta, int tb, int64_t m, int64_t n, int64_t k, float alpha,
                      const float *a, int64_t lda, const float *b, int64_t ldb, float beta, float *c,
                      int64_t ldc)
 {
-    return cpu_gemm_batch(ctx, ta, tb, 1, m, n, k, alpha, a, lda, 0, b, ldb, 0, beta, c, ldc, 0);
+    cpu_product p = {.ta = ta,
+                     .tb = tb,
+                     .m = m,
+                     .n = n,
+                     .k = k,
+                     .lda = lda,
+                     .ldb = ldb,
+                     .ldc = ldc,
+                     .alpha = alpha,
+                     .beta = beta,
+                     .a = a,
+                     .b = b,
+                     .c = c};
+    return cpu_gemm_many(ctx, &p);
 }

@@ -6,12 +6,12 @@
 #ifndef CPU_GEMM_H
 #define CPU_GEMM_H
 
-#include "cpu.h"
+#include "loops.h"
 
-#define cpu_gemm       CPU_NAME(cpu_gemm)
-#define cpu_gemm_1     CPU_NAME(cpu_gemm_1)
-#define cpu_gemm_batch CPU_NAME(cpu_gemm_batch)
-#define cpu_gemm_own   CPU_NAME(cpu_gemm_own)
+#define cpu_gemm      CPU_NAME(cpu_gemm)
+#define cpu_gemm_1    CPU_NAME(cpu_gemm_1)
+#define cpu_gemm_many CPU_NAME(cpu_gemm_many)
+#define cpu_gemm_own  CPU_NAME(cpu_gemm_own)
 
 /* On all threads: C is cut into tiles that depend on (m, n, k) alone, so the result does not depend
  * on the number of threads. Not within lmoe_parallel. */
@@ -27,10 +27,19 @@ void cpu_gemm_1(int ta, int tb, int64_t m, int64_t n, int64_t k, float alpha, co
 void cpu_gemm_own(int ta, int tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a,
                   int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc);
 
-/* `batch` products of one shape, matrices astep, bstep, cstep elements apart, on all threads. */
-lmoe_status cpu_gemm_batch(lmoe_ctx *ctx, int ta, int tb, int64_t batch, int64_t m, int64_t n,
-                           int64_t k, float alpha, const float *a, int64_t lda, int64_t astep,
-                           const float *b, int64_t ldb, int64_t bstep, float beta, float *c,
-                           int64_t ldc, int64_t cstep);
+/* Many products of one shape. For each combination of `batch` rounds, C is the sum over the
+ * combinations of `sum` rounds (whose steps in c are 0). */
+typedef struct cpu_product {
+    int ta, tb;
+    int64_t m, n, k, lda, ldb, ldc;
+    float alpha, beta;
+    const float *a, *b;
+    float *c;
+    int n_batch, n_sum;
+    cpu_loop batch[CPU_MAX_LOOPS], sum[CPU_MAX_LOOPS];
+} cpu_product;
+
+/* On all threads, as cpu_gemm. */
+lmoe_status cpu_gemm_many(lmoe_ctx *ctx, const cpu_product *p);
 
 #endif
