@@ -10,6 +10,8 @@
  */
 #include "core/graph/graph.h"
 
+#include "core/op/op.h"
+
 #include <stdlib.h>
 
 typedef struct storage { /* of the values that share it; indexed by root value */
@@ -150,9 +152,7 @@ static lmoe_status find_storage(planner *p)
     return LMOE_OK;
 }
 
-/* A result's storage is its buffer in the store. A carry is written over the carry that entered. A
- * value that already lives elsewhere (it entered, or leaves twice) is copied by a node appended
- * here. */
+/* A result's storage is its buffer in the store. A carry is written over the one that entered. */
 static lmoe_status bind_results(planner *p)
 {
     lmoe__graph *g = p->g;
@@ -311,9 +311,35 @@ static void place_bufs(planner *p, lmoe__plan *plan)
     }
 }
 
+static int32_t view_root(const lmoe__graph *g, int32_t v)
+{
+    while (g->values[v].node >= 0 && g->values[v].port == 0 && g->nodes[g->values[v].node].op->view)
+        v = g->nodes[g->values[v].node].in[0];
+    return v;
+}
+
+/* A result needs storage of its own: one that entered, or leaves under another name too, is copied.
+ */
+static void copy_shared_results(lmoe__graph *g)
+{
+    for (int i = 0; i < g->n_results; i++) {
+        int32_t v = g->results[i].value, root = view_root(g, v);
+        bool shared = g->values[root].name != NULL;
+        for (int k = 0; k < i; k++) shared |= view_root(g, g->results[k].value) == root;
+        if (!shared) continue;
+        lmoe_affine_attrs attrs = {1, 0};
+        lmoe__node copy = {
+            .op = &lmoe__op_affine, .n_in = 1, .n_out = 1, .in = &v, .attrs = &attrs};
+        copy.layer = copy.forward = -1;
+        lmoe_desc d = g->values[v].desc;
+        g->results[i].value = g->nodes[lmoe__graph_append(g, &copy, &d)].out[0];
+    }
+}
+
 lmoe_status lmoe__plan_new(lmoe_ctx *ctx, lmoe__graph *g, lmoe__store *store,
                            const lmoe__mesh_comm *comms, lmoe__plan **out)
 {
+    copy_shared_results(g);
     size_t values = (size_t)g->n_values, nodes = (size_t)g->n_nodes + 1;
     lmoe__arena *arena = lmoe__arena_new();
     lmoe__plan *plan = LMOE_NEW(arena, lmoe__plan);

@@ -64,6 +64,10 @@ lmoe_status lmoe__state_save(lmoe__rank *r);
 /* Loads the newest valid checkpoint of the run's directory, if there is one. */
 lmoe_status lmoe__state_resume(lmoe__rank *r);
 
+/* Weights alone, of the newest valid checkpoint of a run's directory; LMOE_E_CONFIG if there is
+ * none. */
+lmoe_status lmoe__state_load_weights(lmoe__engine *e, const char *dir, int64_t *step);
+
 lmoe_status lmoe__report_open(lmoe__rank *r);
 lmoe_status lmoe__report_step(lmoe__rank *r, const lmoe__step_result *s);
 void lmoe__report_end(lmoe__rank *r);
