@@ -9,11 +9,6 @@
 #include <ctype.h>
 #include <stdlib.h>
 
-typedef struct lmoe__slot {
-    size_t offset; /* of a pointer that must not be NULL */
-    const char *name;
-} lmoe__slot;
-
 #define SLOT(type, field)             \
     {                                 \
         offsetof(type, field), #field \

@@ -99,6 +99,12 @@ lmoe_status lmoe__handshake(lmoe_ctx *ctx, lmoe__arena *a, const char *path, lmo
                             lmoe__plugin *out);
 lmoe_status lmoe__handshake_load(lmoe_ctx *ctx, const lmoe__plugin *p);
 
+/* A pointer that every class of a kind must have. */
+typedef struct lmoe__slot {
+    size_t offset;
+    const char *name; /* NULL ends the list */
+} lmoe__slot;
+
 /* A contract between core and plugins. */
 typedef struct lmoe__kind {
     const char *id;     /* "lmoe.layer/1" */
@@ -106,7 +112,7 @@ typedef struct lmoe__kind {
     const char *folder; /* classes are called folder/NAME or vendor.x/NAME; NULL: checked apart */
     size_t need;        /* bytes that its first revision had */
     size_t size;        /* bytes that this host knows */
-    const struct lmoe__slot *required;
+    const lmoe__slot *required;
 } lmoe__kind;
 
 const lmoe__kind *lmoe__kind_find(const char *id);
