@@ -123,7 +123,7 @@ void lmoe__options_default(const lmoe_option *table, void *out, lmoe__arena *are
 static lmoe_status no_such_option(lmoe_ctx *ctx, const char *what, const lmoe_option *table,
                                   const char *key)
 {
-    const char *names[MOST_OPTIONS];
+    const char *names[MOST_OPTIONS] = {NULL};
     lmoe__text known = {0};
     int n = 0;
     for (const lmoe_option *o = table; o && o->name && n < MOST_OPTIONS; o++) {
