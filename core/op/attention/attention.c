@@ -58,7 +58,7 @@ static const lmoe_port op_in[] = {{.name = "q"},
 static const char *const op_forms[] = {"b s h k", "b s g k", "b s g v", "b s: i32", "b s: i32",
                                        "b s: u8", "b c g k", "b c g v", "b c: i32"};
 static const lmoe_port op_out[] = {{.name = "y"},
-                                   {.name = "lse"},
+                                   {.name = "lse", .flags = LMOE_PORT_NO_GRAD},
                                    {.name = "keys", .flags = OUT},
                                    {.name = "values", .flags = OUT},
                                    {.name = "key_positions", .flags = OUT},
