@@ -223,7 +223,7 @@ static void assert_scan(const char *name, double seconds, const char *error, con
 
 START_TEST(scan_survives)
 {
-    assert_scan("crash", 5, "crashes while it is loaded: Segmentation fault", NULL);
+    assert_scan("crash", 5, "crashes while it is loaded: Aborted", NULL);
     assert_scan("leave", 5, "ends the process while it is loaded, with exit code 7", NULL);
     assert_scan("hang", 0.3, "hangs: it was not loaded after 0.3 s", NULL);
     assert_scan("print", 5, NULL, "hello from a plugin");
