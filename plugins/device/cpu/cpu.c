@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * plugins/device/cpu/cpu.c: class device/cpu: host memory, and the list of kernels.
  */
+#define _GNU_SOURCE /* sched_getaffinity */
 #include "cpu.h"
 
 #include <lmoe/device.h>

@@ -35,15 +35,14 @@ static inline float cpu_reduce(float x, int32_t *n)
     return (x - f * 0.693145751953125f) - f * 1.42860682030941723e-6f;
 }
 
-/* exp(r) - 1 - r over r^2, |r| <= 0.35: a minimax polynomial. */
+/* (exp(r) - 1 - r) / r^2 for |r| <= ln 2 / 2: interpolated at Chebyshev's points. */
 static inline float cpu_exp_tail(float r)
 {
-    float p = 1.98569198e-4f;
-    p = p * r + 1.39304355e-3f;
-    p = p * r + 8.33333973e-3f;
-    p = p * r + 4.16666257e-2f;
-    p = p * r + 1.66666666e-1f;
-    return p * r + 5.0e-1f;
+    float p = 1.392619106e-3f;
+    p = p * r + 8.363185032e-3f;
+    p = p * r + 4.166655457e-2f;
+    p = p * r + 1.666657695e-1f;
+    return p * r + 0.5f;
 }
 
 /* 2^n for -126 <= n <= 127 */
@@ -79,50 +78,66 @@ static inline float cpu_expm1f(float x)
     return cpu_bits(x) << 1 == 0 ? x : y;
 }
 
-/* log(x): 0 gives -inf, negative numbers give NaN. */
+/* log(x): 0 gives -inf, negative numbers give NaN. The mantissa is brought into
+ * [sqrt(1/2), sqrt(2)) = 1 + m; the polynomial is (log(1 + m) - m + m^2 / 2) / m^3. */
 static inline float cpu_logf(float x)
 {
     int tiny = x < 1.17549435e-38f;
     float y = tiny ? x * 8388608.0f : x;
-    uint32_t u = cpu_bits(y) - 0x3f3504f3u; /* so that the mantissa falls in [sqrt(1/2), sqrt(2)) */
+    uint32_t u = cpu_bits(y) - 0x3f3504f3u;
     float e = (float)((int32_t)u >> 23) - (tiny ? 23.0f : 0.0f);
     float m = cpu_float((u & 0x007fffffu) + 0x3f3504f3u) - 1.0f;
+    float p = 6.971611471e-2f;
+    p = p * m - 1.147973385e-1f;
+    p = p * m + 1.168541992e-1f;
+    p = p * m - 1.242568733e-1f;
+    p = p * m + 1.424905765e-1f;
+    p = p * m - 1.666780232e-1f;
+    p = p * m + 2.000071575e-1f;
+    p = p * m - 2.499999696e-1f;
+    p = p * m + 3.333333118e-1f;
     float z = m * m;
-    float p = 7.0376836292e-2f;
-    p = p * m - 1.1514610310e-1f;
-    p = p * m + 1.1676998740e-1f;
-    p = p * m - 1.2420140846e-1f;
-    p = p * m + 1.4249322787e-1f;
-    p = p * m - 1.6668057665e-1f;
-    p = p * m + 2.0000714765e-1f;
-    p = p * m - 2.4999993993e-1f;
-    p = p * m + 3.3333331174e-1f;
-    float r = p * m * z + e * -2.12194440e-4f - 0.5f * z + m + e * 0.693359375f;
-    r = x > 3.40282347e38f ? x : r;
+    float r = e * 1.42860682e-6f + (p * (m * z) - 0.5f * z) + m + e * 0.693145752f;
+    r = x > 3.40282347e+38f ? x : r;
     r = x == 0.0f ? -INFINITY : r;
     return x < 0.0f ? NAN : (x != x ? x : r);
 }
 
-/* log(1 + u), 0 <= u: the rounding of 1 + u is put back to first order. */
+/* log(1 + u), -1/2 <= u: the rounding of 1 + u is put back to first order. */
 static inline float cpu_log1pf(float u)
 {
     float w = 1.0f + u;
     float r = cpu_logf(w) - ((w - 1.0f) - u) / w;
-    return u > 3.40282347e38f ? u : r;
+    return u > 3.40282347e+38f ? u : r;
+}
+
+/* sigmoid(x), and sigmoid(-x) = 1 - sigmoid(x) without cancellation */
+static inline float cpu_sigmoid_pair(float x, float *opposite)
+{
+    float e = cpu_expf(-fabsf(x));
+    float large = 1.0f / (1.0f + e), small = e * large;
+    *opposite = x < 0.0f ? large : small;
+    return x < 0.0f ? small : large;
 }
 
 static inline float cpu_sigmoidf(float x)
 {
-    float e = cpu_expf(-fabsf(x));
-    float s = 1.0f / (1.0f + e);
-    return x < 0.0f ? e * s : s;
+    float opposite;
+    return cpu_sigmoid_pair(x, &opposite);
 }
 
 /* x sigmoid(x); 0 at -inf */
 static inline float cpu_siluf(float x)
 {
     float y = x * cpu_sigmoidf(x);
-    return x < -3.40282347e38f ? -0.0f : y;
+    return x < -3.40282347e+38f ? -0.0f : y;
+}
+
+/* Derivative of silu. */
+static inline float cpu_silu_slopef(float x)
+{
+    float t, s = cpu_sigmoid_pair(x, &t);
+    return s + (x * s) * t;
 }
 
 /* log(1 + exp(x)) */
@@ -136,6 +151,13 @@ static inline float cpu_tanhf(float x)
     float t = cpu_expm1f(-2.0f * fabsf(x));
     float y = -t / (t + 2.0f);
     return x < 0.0f ? -y : y;
+}
+
+/* log(1 - exp(x)), x < 0 */
+static inline float cpu_log1mexpf(float x)
+{
+    float near = cpu_logf(-cpu_expm1f(x)), far = cpu_log1pf(-cpu_expf(x));
+    return x > -0.7f ? near : far;
 }
 
 #endif
