@@ -1,0 +1,99 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * tests/run/test_gradcheck_model.c: gradients of whole models in float64 against central
+ * differences, for each layer class of the tree: mixture of experts, auxiliary losses and tied
+ * embeddings included.
+ */
+#include "tests/run/model.h"
+
+static const char *const layers[] = {
+    "class = lsm/bla\nheads = 2",
+    "class = lsm/bla\nheads = 2\nfeature_map = elu\nnormalize = yes",
+    "class = lsm/retention\nheads = 2",
+    "class = lsm/gla\nheads = 2\nlow_rank = 3",
+    "class = lsm/gla\nheads = 2\nlow_rank = 3\nshort_conv = yes",
+    "class = lsm/attention\nheads = 2",
+    "class = lsm/attention\nheads = 4\nkv_heads = 2\nwindow = 4\nqk_norm = yes",
+};
+
+static double total_loss(lmoe_ctx *ctx, lmoe__engine *e, lmoe__program *p)
+{
+    double total = 0, x;
+    must(ctx, lmoe__program_run(e, p));
+    for (int i = 0; i < e->store.count; i++) {
+        const char *name = e->store.buffers[i].name;
+        if (strcmp(name, "out:loss") != 0 && strncmp(name, "aux:", 4) != 0) continue;
+        lmoe__engine_read(e, name, &x, 1);
+        total += x;
+    }
+    return total;
+}
+
+/* Some elements of one weight; returns the relative error. */
+static double compare(lmoe_ctx *ctx, lmoe__engine *e, lmoe__program *p, const lmoe__weight *w)
+{
+    char name[300];
+    snprintf(name, sizeof name, "grad:%s", w->name);
+    double *value = lmoe__store_find(&e->store, w->name)->data;
+    const double *grad = lmoe__store_find(&e->store, name)->data;
+    int64_t n = lmoe_desc_count(&w->desc), stride = n > 6 ? n / 6 : 1;
+    const double h = 1e-4;
+    double error = 0, norm = 1e-16;
+    total_loss(ctx, e, p);
+    for (int64_t i = 0; i < n; i += stride) {
+        double was = value[i], analytic = grad[i], f[4];
+        static const double steps[4] = {-2, -1, 1, 2};
+        for (int k = 0; k < 4; k++) {
+            value[i] = was + steps[k] * h;
+            f[k] = total_loss(ctx, e, p);
+        }
+        value[i] = was;
+        total_loss(ctx, e, p); /* gradients at the point itself again */
+        double numeric = (f[0] - 8 * f[1] + 8 * f[2] - f[3]) / (12 * h);
+        error += (numeric - analytic) * (numeric - analytic);
+        norm += numeric * numeric;
+    }
+    return sqrt(error / norm);
+}
+
+START_TEST(whole_model)
+{
+    lmoe_ctx ctx;
+    lmoe__setup s;
+    lmoe__engine e;
+    lmoe__program *p;
+    void *dev;
+    char format[1024];
+    int32_t tokens[2 * 7];
+    snprintf(format, sizeof format, MODEL_TEXT("%s"), layers[_i], 2, 7, "f64");
+    model_setup(&ctx, &s, "%s", format);
+    model_engine(&ctx, &s, &e, &dev);
+    lmoe__model_shape shape = lmoe__setup_shape(&s);
+    must(&ctx, lmoe__engine_program(&e, LMOE__TRAIN_FIRST, &shape, &p));
+    must(&ctx, lmoe__engine_bind(&e));
+    must(&ctx, lmoe__engine_init_weights(&e, 5));
+    random_tokens(tokens, 14, 40, 11);
+    set_plain_inputs(&ctx, &e, p, 2, 7, tokens);
+    for (int i = 0; i < e.n_weights; i++) {
+        double error = compare(&ctx, &e, &p[0], &e.weights[i]);
+        ck_assert_msg(error < 2e-6, "%s: gradient of %s is off by %g", layers[_i],
+                      e.weights[i].name, error);
+    }
+    lmoe__engine_free(&e);
+    s.device->close(dev);
+    lmoe__setup_free(&s);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("gradcheck of models");
+    TCase *t = tcase_create("layers");
+    tcase_set_timeout(t, 120);
+    tcase_add_loop_test(t, whole_model, 0, sizeof layers / sizeof *layers);
+    suite_add_tcase(s, t);
+    SRunner *r = srunner_create(s);
+    srunner_run_all(r, CK_ENV);
+    int failed = srunner_ntests_failed(r);
+    srunner_free(r);
+    return failed != 0;
+}
