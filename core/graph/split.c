@@ -253,26 +253,57 @@ static int dim_of_any(const lmoe__term *t, uint32_t letters)
     return -1;
 }
 
+static bool is_token_axis(const lmoe__rule *r, int letter)
+{
+    return r->letters[letter] == 'b' || r->letters[letter] == 's';
+}
+
+/* The letter that the node is split on, -1 for none. Rows (ragged letters) are a rank's own because
+ * its tokens, b or s, are: neither cutting them nor putting them together would mean anything. So
+ * where rows are read, tokens are split if and only if the rows are, and a rank's own rows come
+ * before every other split. */
+static lmoe_status choose_split(lmoe_graph *p, const lmoe_site *site, const lmoe__rule *r,
+                                const int32_t *in, int *split, bool *ragged)
+{
+    int letter[LMOE_MAX_IO];
+    bool reads_rows = false;
+    *split = -1;
+    *ragged = false;
+    for (int i = 0; i < site->n_in; i++) {
+        letter[i] = -1;
+        if (!in[i] || no_part(site->op, r, i)) continue;
+        if (dim_of_any(&r->in[i], r->ragged) >= 0) reads_rows = true;
+        if (p->place[in[i]].kind != LMOE_SPLIT) continue;
+        int l = split_letter(p, r, i, in[i]);
+        if (l >= 0 && (r->order >> l & 1) && (!site->op->carry || !p->axis->strategy->carry))
+            continue;
+        if (l >= 0 && (r->ragged >> l & 1))
+            *ragged = true;
+        else
+            letter[i] = l;
+    }
+    for (int i = 0; i < site->n_in; i++) {
+        int l = letter[i];
+        if (l < 0 || (reads_rows && is_token_axis(r, l) != *ragged)) continue;
+        if (*split < 0) *split = l;
+        if (*ragged && l != *split)
+            return api_fail(p, LMOE_E_UNSUPPORTED,
+                            "the tokens of %s are split in two ways; split the batch or the "
+                            "sequence of all inputs, not of some",
+                            site->op->base.name);
+    }
+    if (!reads_rows && r->ragged && *split >= 0) *ragged = is_token_axis(r, *split);
+    return LMOE_OK;
+}
+
 /* Brings operands to one split letter (and ragged ones); returns the letter in *split, -1 for none.
  */
 static lmoe_status align(lmoe_graph *p, const lmoe_site *site, const lmoe__rule *r, int32_t *in,
                          int *split, bool *ragged)
 {
-    const lmoe_op *op = site->op;
-    *split = -1;
-    *ragged = false;
+    LMOE_TRY(choose_split(p, site, r, in, split, ragged));
     for (int i = 0; i < site->n_in; i++) {
-        if (!in[i] || no_part(op, r, i) || p->place[in[i]].kind != LMOE_SPLIT) continue;
-        int l = split_letter(p, r, i, in[i]);
-        if (l >= 0 && (r->order >> l & 1) && (!op->carry || !p->axis->strategy->carry)) l = -1;
-        if (l >= 0 && (r->ragged >> l & 1))
-            *ragged = true;
-        else if (l >= 0 && *split < 0)
-            *split = l;
-    }
-    if (*split >= 0 && r->ragged) *ragged = true;
-    for (int i = 0; i < site->n_in; i++) {
-        if (!in[i] || no_part(op, r, i)) continue;
+        if (!in[i] || no_part(site->op, r, i)) continue;
         lmoe_placement want = whole();
         int d = *split >= 0 ? dim_of(&r->in[i], *split) : -1;
         if (d < 0 && *ragged) d = dim_of_any(&r->in[i], r->ragged);

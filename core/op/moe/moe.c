@@ -326,9 +326,10 @@ static double combine_grad_flops(const void *attrs, const lmoe_desc *in, int n_i
     return 3.0 * (double)lmoe_desc_count(&in[0]);
 }
 
-static const lmoe_port combine_grad_inputs[] = {{.name = "rows"},     {.name = "order"},
-                                                {.name = "position"}, {.name = "weight"},
-                                                {.name = "dy"},       {.name = NULL}};
+static const lmoe_port combine_grad_inputs[] = {
+    {.name = "rows"},     {.name = "order"},
+    {.name = "position"}, {.name = "weight", .flags = LMOE_PORT_STATE},
+    {.name = "dy"},       {.name = NULL}};
 static const lmoe_port combine_grad_outputs[] = {
     {.name = "drows"}, {.name = "dweight"}, {.name = NULL}};
 
@@ -338,8 +339,7 @@ const lmoe_op lmoe__op_moe_combine_grad = {
     .inputs = combine_grad_inputs,
     .outputs = combine_grad_outputs,
     .shape = combine_grad_shape,
-    /* e is summed for dweight and kept in drows: no one placement of both results */
-    .rule = "r e, r, b s k, b s k, b s e -> r e, b s k | ragged r, whole k, whole e",
+    .rule = "r e, r, b s k, b s k, b s e -> r e, b s k | ragged r, whole k",
     .reference = lmoe__moe_combine_grad_reference,
     .sample = combine_grad_sample,
     .flops = combine_grad_flops,
