@@ -118,11 +118,12 @@ static bool parse_float(const char *text, double *x)
     return !lost;
 }
 
-/* The fewest digits that read back to x. */
+/* The fewest digits that read back to x: 15 decimal digits survive a double (a trailing 0 is not
+ * printed), 17 are always enough. */
 static void print_float(char *buf, size_t n, double x)
 {
     locale_t c, before = enter_c(&c);
-    for (int digits = 1; digits <= 17; digits++) {
+    for (int digits = 15; digits <= 17; digits++) {
         snprintf(buf, n, "%.*g", digits, x);
         if (strtod(buf, NULL) == x) break;
     }

@@ -110,6 +110,7 @@ static bool open_key(source *s, const char *line)
     if (!equals) return refuse(s, "neither [section] nor key = value: %s", line);
     const char *wrong = lmoe__conf_key_name(line, (size_t)(equals - line), key);
     if (wrong) return refuse(s, "%s: %s", wrong, line);
+    if (equals[1] == ';') return refuse(s, "a value cannot begin with ';': %s", line);
     if (!s->part) return refuse(s, "key '%s' stands before any [section]", key);
     const lmoe__conf_entry *old = lmoe__conf_find(s->part, key);
     if (old)
@@ -209,12 +210,12 @@ static void overlay(lmoe__conf *conf, const source *s)
     const char *path = lmoe__arena_strdup(conf->arena, s->path);
     for (int i = 0; i < s->conf->count; i++) {
         const lmoe__conf_part *from = &s->conf->parts[i];
+        if (from->count == 1 && from->entries[0].asked) continue; /* only an include: followed */
         lmoe__conf_part *to = lmoe__conf_add_part(conf, from->name);
         to->origin = (lmoe__origin){path, from->origin.line};
-        to->asked |= from->asked;
         for (int k = 0; k < from->count; k++) {
             const lmoe__conf_entry *e = &from->entries[k];
-            if (e->asked) continue; /* include: it was followed */
+            if (e->asked) continue;
             lmoe__conf_entry *into = lmoe__conf_add(conf, to, e->key);
             into->value = lmoe__arena_strdup(conf->arena, e->value);
             into->origin = (lmoe__origin){path, e->origin.line};
@@ -252,7 +253,7 @@ static lmoe_status follow_include(source *s, lmoe__conf *into)
     lmoe__conf_part *run = lmoe__conf_find_part(s->conf, "run");
     lmoe__conf_entry *include = lmoe__conf_find(run, "include");
     if (!include) return LMOE_OK;
-    run->asked = include->asked = true;
+    include->asked = true;          /* here */
     s->line = include->origin.line; /* for messages */
     if (!*include->value) {
         refuse(s, "include names no file");

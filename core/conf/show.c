@@ -5,9 +5,7 @@
 
 #include <ctype.h>
 
-/* inih keeps 199 bytes of a line with its end. Files are held to a little less (LMOE__CONF_LINE),
- * so that whatever came in one way of breaking lines goes out in this one. */
-enum { INDENT = 4, WIDEST = 198 };
+enum { INDENT = 4 };
 
 /* A line may end before text[i] if it can go on there: one blank will be put back, and the rest
  * must not look like something else. */
@@ -20,12 +18,11 @@ static bool can_break(const char *text, size_t i)
 
 /* How many bytes of `text` to put in a line with `room`; 0 if it must be broken before the first.
  * -1 if it cannot be. */
-static int line_length(const char *text, size_t room)
+static int line_length(const char *text, int room)
 {
-    size_t n = strlen(text);
-    if (n <= room) return (int)n;
-    for (size_t i = room + 1; i > 0; i--) {
-        if (can_break(text, i)) return (int)i;
+    if (strnlen(text, (size_t)room + 1) <= (size_t)room) return (int)strlen(text);
+    for (int i = room + 1; i > 0; i--) {
+        if (can_break(text, (size_t)i)) return i;
     }
     return can_break(text, 0) ? 0 : -1;
 }
@@ -42,18 +39,24 @@ static bool characters_are_good(const char *value)
     return true;
 }
 
+/* Blanks are left out where a line would not fit with them, so that whatever came in one way of
+ * breaking lines goes out in this one. */
 static bool print_lines(FILE *f, const char *key, const char *value)
 {
-    size_t used = strlen(key) + 3;
-    if (f) fprintf(f, "%s =%s", key, *value ? " " : "");
     for (bool first = true; first || *value; first = false) {
-        int n = line_length(value, WIDEST - used);
+        int room = LMOE__CONF_LINE - (first ? (int)strlen(key) + 1 : 0);
+        int pad = first ? 2 : INDENT;
+        int n = line_length(value, room - pad);
+        if (n < 0 || (n == 0 && !first)) {
+            pad = first ? 0 : 1;
+            n = line_length(value, room - pad);
+        }
         if (n < 0 || (n == 0 && !first)) return false;
         int shown = n > 0 && value[n] ? n - 1 : n; /* without the blank at which it is broken */
+        if (f && first) fprintf(f, "%s%s=%s", key, pad ? " " : "", pad && n ? " " : "");
+        if (f && !first) fprintf(f, "\n%*s", pad, "");
         if (f) fprintf(f, "%.*s", shown, value);
         value += n;
-        if (f && *value) fprintf(f, "\n%*s", INDENT, "");
-        used = INDENT;
     }
     if (f) fputc('\n', f);
     return true;
@@ -77,18 +80,26 @@ static void show_value(FILE *f, const char *key, const char *value, const char *
     }
 }
 
+static bool has_values(const lmoe__conf_part *part)
+{
+    for (int i = 0; i < part->count; i++) {
+        if (part->entries[i].value || part->entries[i].effective) return true;
+    }
+    return false;
+}
+
 void lmoe__conf_show(const lmoe__conf *conf, FILE *f)
 {
-    const lmoe__conf_part *last = NULL;
+    bool first = true;
     for (int i = 0; i < conf->count; i++) {
         const lmoe__conf_part *part = &conf->parts[i];
+        if (!part->origin.file && !has_values(part)) continue;
+        fprintf(f, "%s[%s]\n", first ? "" : "\n", part->name);
+        first = false;
         for (int k = 0; k < part->count; k++) {
             const lmoe__conf_entry *e = &part->entries[k];
             const char *value = e->effective ? e->effective : e->value;
-            if (!value) continue;
-            if (part != last) fprintf(f, "%s[%s]\n", last ? "\n" : "", part->name);
-            last = part;
-            show_value(f, e->key, value, lmoe__origin_text(e->origin, conf->arena));
+            if (value) show_value(f, e->key, value, lmoe__origin_text(e->origin, conf->arena));
         }
     }
 }

@@ -48,7 +48,6 @@ bool lmoe__conf_looks_like_key(const char *text)
 {
     size_t n = 0;
     while (isalnum((unsigned char)text[n]) || text[n] == '_' || text[n] == '-') n++;
-    if (n == 0) return false;
     while (isblank((unsigned char)text[n])) n++;
     return text[n] == '=';
 }

@@ -56,7 +56,8 @@ const char *lmoe__entry_path(const lmoe__conf_entry *e, const char *path, lmoe__
 const char *lmoe__conf_section_name(const char *text, size_t n, char *out);
 /* The same for a key: letters, digits, '_' and '-'. */
 const char *lmoe__conf_key_name(const char *text, size_t n, char *out);
-/* True for `word =`: as an indented line it is more likely a key than a continued value. */
+/* True for `word =` and `=`: an indented line that begins so is more likely meant as a key than as
+ * part of the value above. */
 bool lmoe__conf_looks_like_key(const char *text);
 
 /* Parses one value into its field of `options`. False if it is none of this option's. */
