@@ -257,8 +257,8 @@ lmoe_status lmoe__program_set(lmoe__engine *e, lmoe__program *p, const char *nam
 {
     for (int i = 0; i < p->n_inputs; i++) {
         lmoe__input *in = &p->inputs[i];
-        lmoe__buffer *b = strcmp(in->name, name) == 0 ? lmoe__store_find(&e->store, name) : NULL;
-        if (!b) continue;
+        char full[256];
+        if (strcmp(in->name, name) != 0) continue;
         lmoe_desc d = in->desc;
         const void *src = data;
         for (int k = 0; k < e->mesh.count; k++) {
@@ -268,7 +268,9 @@ lmoe_status lmoe__program_set(lmoe__engine *e, lmoe__program *p, const char *nam
             d.dim[in->split[k]] /= a->ranks;
             src = e->scratch;
         }
-        return e->device->upload(e->dev, b->data, src, (size_t)lmoe_desc_bytes(&d));
+        lmoe__buffer *b =
+            lmoe__store_find(&e->store, lmoe__store_input(full, sizeof full, name, &d));
+        return b ? e->device->upload(e->dev, b->data, src, (size_t)lmoe_desc_bytes(&d)) : LMOE_OK;
     }
     return LMOE_OK;
 }

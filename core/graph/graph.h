@@ -247,6 +247,9 @@ void lmoe__store_free(lmoe__store *s);
 /* Index of the buffer of this name, made (zeroed) if there is none; -1 with a message when memory
  * is exhausted. The same name with another shape is LMOE_E_INTERNAL (-1 too). */
 int lmoe__store_add(lmoe__store *s, const char *name, const lmoe_desc *desc, int kind);
+/* Programs of different shapes have their own inputs: the buffer's name is the input's with its
+ * shape. */
+const char *lmoe__store_input(char *buf, size_t n, const char *name, const lmoe_desc *local);
 lmoe__buffer *lmoe__store_find(lmoe__store *s, const char *name);
 /* A block without a name, counted as `kind`. NULL with a message when memory is exhausted (sizes
  * only: non-NULL). */

@@ -72,6 +72,9 @@ static int kind_of_name(const lmoe__value *v, const char *name)
 
 static lmoe_status fix(planner *p, int32_t v, const char *name)
 {
+    char with_shape[256];
+    if (p->g->values[v].kind == LMOE_VALUE_INPUT)
+        name = lmoe__store_input(with_shape, sizeof with_shape, name, &p->g->values[v].desc);
     int b = lmoe__store_add(p->store, name, &p->g->values[v].desc,
                             kind_of_name(&p->g->values[v], name));
     if (b < 0) return p->ctx->status;

@@ -99,3 +99,11 @@ lmoe__buffer *lmoe__store_find(lmoe__store *s, const char *name)
     int32_t *slot = slot_of(s, name);
     return *slot ? &s->buffers[*slot - 1] : NULL;
 }
+
+const char *lmoe__store_input(char *buf, size_t n, const char *name, const lmoe_desc *local)
+{
+    int used = snprintf(buf, n, "%s", name);
+    for (int i = 0; i < local->rank && used > 0 && (size_t)used < n; i++)
+        used += snprintf(buf + used, n - (size_t)used, "[%lld]", (long long)local->dim[i]);
+    return buf;
+}

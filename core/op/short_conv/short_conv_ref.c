@@ -111,11 +111,11 @@ static double silu_slope(double p)
     return sigmoid * (1 + p * (1 - sigmoid));
 }
 
-/* The end of the list as a tail. */
+/* The end of the list as a tail. Oldest row first: the tail may be the very buffer that is read. */
 static void put_tail(const sequence *q, const lmoe_buf *tail, const lmoe_buf *count)
 {
     int64_t rows = visible(q, q->tail_rows);
-    for (int64_t j = 0; j < q->tail_rows; j++) {
+    for (int64_t j = q->tail_rows - 1; j >= 0; j--) {
         for (int64_t d = 0; d < q->width; d++)
             lmoe_put(tail, (q->b * q->tail_rows + q->tail_rows - 1 - j) * q->width + d,
                      j < rows ? input(q, back(q, j), d) : 0);
