@@ -139,7 +139,7 @@ lmoe_dtype lmoe__state_dtype_of(const lmoe_desc *in, int n_in)
 const lmoe_buf *lmoe__buf_at(const lmoe_buf *bufs, int n, int i)
 {
     static const lmoe_buf absent;
-    return i < n ? &bufs[i] : &absent;
+    return i >= 0 && i < n ? &bufs[i] : &absent;
 }
 
 void lmoe__buf_fill(const lmoe_buf *b, double x)

@@ -62,7 +62,7 @@ lmoe_combine_attrs lmoe__combine_case(int index, int reverse);
 
 /* ---- for reference kernels ---- */
 
-/* Operand i of n; an absent one when there are fewer. */
+/* Operand i of n; an absent one when there is none. */
 const lmoe_buf *lmoe__buf_at(const lmoe_buf *bufs, int n, int i);
 
 static inline bool lmoe__flag(const lmoe_buf *flags, int64_t i)

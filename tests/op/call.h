@@ -5,6 +5,7 @@
 #ifndef LMOE_TESTS_OP_CALL_H
 #define LMOE_TESTS_OP_CALL_H
 
+#include "core/graph/graph.h"
 #include "core/op/op.h"
 
 #include <check.h>
@@ -61,8 +62,7 @@ static inline void draw(tensor *x, lmoe_fill f, uint64_t seed, uint64_t stream)
     int64_t last = x->d.rank ? x->d.dim[x->d.rank - 1] : 1;
     for (int64_t i = 0; i < count_of(x); i++) {
         double u = lmoe__uniform(seed, stream, (uint64_t)i), value = f.a;
-        if (f.kind == LMOE_FILL_NORMAL)
-            value = f.a + f.b * lmoe__normal(seed, stream, (uint64_t)i);
+        if (f.kind == LMOE_FILL_NORMAL) value = f.a + f.b * lmoe__normal(seed, stream, (uint64_t)i);
         if (f.kind == LMOE_FILL_UNIFORM) value = f.a + (f.b - f.a) * u;
         if (f.kind == LMOE_FILL_INT) value = floor(f.a + (f.b - f.a) * u);
         if (f.kind == LMOE_FILL_FLAG) value = u < f.a;

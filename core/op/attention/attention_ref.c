@@ -21,7 +21,7 @@ typedef struct view {
 static view view_of(const lmoe_args *a, const int port[12])
 {
     const lmoe_buf *p[12];
-    for (int i = 0; i < 12; i++) p[i] = lmoe__buf_at(a->in, port[i] < 0 ? 0 : a->n_in, port[i]);
+    for (int i = 0; i < 12; i++) p[i] = lmoe__buf_at(a->in, a->n_in, port[i]);
     view w = {.q = p[0], .k = p[1], .v = p[2], .positions = p[3], .document = p[4], .skip = p[5]};
     w.y = p[6], w.lse = p[7], w.dy = p[8];
     w.keys = p[9], w.values = p[10], w.key_positions = p[11];
