@@ -162,14 +162,14 @@ END_TEST
 /* gather is the product with a one-hot matrix, scatter with its transpose. */
 START_TEST(gather_and_scatter_are_one_hot_products)
 {
-    enum { ROWS = 6, N = 5, K = 7 }; /* more choices than places, some outside */
+    enum { ROWS = 40, N = 5, K = 7 }; /* more choices than places, some outside */
     lmoe_scatter_attrs o = {N, "expert"};
     tensor wide = make(LMOE_F64, "seq expert", ROWS, N, 0);
     tensor narrow = make(LMOE_F64, "seq choice", ROWS, K, 0);
     tensor index = make(LMOE_I32, "seq choice", ROWS, K, 0), gathered, scattered;
     normals(&wide, 2);
     normals(&narrow, 3);
-    integers(&index, 4, -1, N + 2);
+    integers(&index, 4, -3, N + 3);
     apply(&lmoe__op_gather_last, NULL, (tensor[]){wide, index}, 2, &gathered);
     apply(&lmoe__op_scatter_last, &o, (tensor[]){narrow, index}, 2, &scattered);
     for (int r = 0; r < ROWS; r++) {
