@@ -264,6 +264,7 @@ static double grad_flops(const void *attrs, const lmoe_desc *in, int n_in, const
 /* ---- test cases ---- */
 
 enum { SHAPED = 2 * LMOE__CASE_SEQS, SMOOTH = 6, BENCH = 2 };
+_Static_assert(LMOE__ATTENTION_BENCH == SHAPED + SMOOTH, "the first case worth timing");
 
 lmoe__letters lmoe__attention_letters(int index)
 {
@@ -273,7 +274,7 @@ lmoe__letters lmoe__attention_letters(int index)
                                      {1, 1, 64, 64, 64}, {6, 2, 32, 64, 1},  {2, 2, 3, 5, 20},
                                      {4, 4, 128, 128, 8}};
     static const int64_t smooth_z[][5] = {{2, 2, 3, 2, 3}, {4, 2, 2, 3, 2}};
-    static const int64_t bench_z[][5] = {{4, 4, 64, 64, 1}, {4, 2, 64, 64, 1}};
+    static const int64_t bench_z[][5] = {{4, 4, 64, 64, 512}, {4, 2, 64, 64, 512}};
     const int64_t *z = smooth ? smooth_z[index % 2] : bench ? bench_z[index % 2] : all[index % 7];
     int64_t seq = smooth ? 4 : bench ? 256 : lmoe__case_seq[index % LMOE__CASE_SEQS];
     lmoe__letters l = {0};

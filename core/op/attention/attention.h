@@ -22,6 +22,7 @@ double lmoe__attention_pairs(const lmoe_attention_attrs *o, const lmoe_desc *q,
                              const lmoe_desc *keys, bool own);
 
 /* Test cases: letters of case `index`, one operand of it, a whole case. */
+enum { LMOE__ATTENTION_BENCH = 2 * LMOE__CASE_SEQS + 6 }; /* the first one worth timing */
 lmoe__letters lmoe__attention_letters(int index);
 void lmoe__attention_draw(lmoe_case *c, int i, const char *port, const char *form,
                           const lmoe__letters *l, int index);

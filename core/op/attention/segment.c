@@ -109,17 +109,21 @@ static int grad_summary_sample(int index, lmoe_case *c)
     return lmoe__attention_sample(index, c, grad_summary_in, grad_summary_forms);
 }
 
+/* Ranks and sizes, then one case worth timing. */
 static int sample_combine(int index, lmoe_case *c, const lmoe_port *ports, const char *const *forms,
                           int reverse)
 {
-    if (index >= 2 * LMOE__COMBINE_CASES) return 0;
+    bool bench = index == 2 * LMOE__COMBINE_CASES;
+    if (index > 2 * LMOE__COMBINE_CASES) return 0;
     lmoe_combine_attrs o = lmoe__combine_case(index % LMOE__COMBINE_CASES, reverse);
-    lmoe__letters l = lmoe__attention_letters(index);
+    if (bench) o = (lmoe_combine_attrs){1, 4, reverse};
+    lmoe__letters l = lmoe__attention_letters(bench ? LMOE__ATTENTION_BENCH : index);
     lmoe__letters_set(&l, 'r', "rank", o.ranks);
     lmoe__letters_set(&l, 'c', "context", o.ranks * l.dim['s']);
     for (int i = 0; ports[i].name; i++)
         lmoe__attention_draw(c, i, ports[i].name, forms[i], &l, index);
     memcpy(c->attrs.bytes, &o, sizeof o);
+    c->flags = bench ? LMOE_CASE_BENCH : 0;
     return 1;
 }
 

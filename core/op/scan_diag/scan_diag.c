@@ -283,7 +283,7 @@ static double grad_summary_flops(const void *attrs, const lmoe_desc *in, int n_i
 
 /* ---- test cases ---- */
 
-enum { FORMS = 4, SHAPED = 2 * LMOE__CASE_SEQS, SMOOTH = FORMS, BENCH = 3 };
+enum { FORMS = 4, SHAPED = 2 * LMOE__CASE_SEQS, SMOOTH = FORMS, BENCH = FORMS };
 static const char *const decay_forms[FORMS] = {NULL, "h", "b s h", "b s h k"};
 
 static void draw(lmoe_case *c, int i, const char *port, const char *form, const lmoe__letters *l,
@@ -310,7 +310,7 @@ static int sample(int index, lmoe_case *c, const lmoe_port *ports, const char *c
     if (index >= SHAPED + SMOOTH + BENCH) return 0;
     if (smooth) h = smooth_h;
     if (bench) h = bench_h;
-    int form = bench ? 1 + (index - SHAPED - SMOOTH) % 3 : index % FORMS;
+    int form = index % FORMS;
     int64_t seq = bench ? 256 : smooth ? 5 : lmoe__case_seq[index % LMOE__CASE_SEQS];
     bool carry = !bench && (smooth || index % 3 == 0);
     bool reset = !bench && (smooth ? index & 1 : index % 5 < 2), skip = reset && index % 2 == 1;

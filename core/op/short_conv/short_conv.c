@@ -326,16 +326,21 @@ static int grad_summary_sample(int index, lmoe_case *c)
     return sample(index, c, grad_summary_in);
 }
 
+/* Every kernel with all ranks, then one case worth timing. */
 static int sample_combine(int index, lmoe_case *c, const lmoe_port *ports, int reverse)
 {
-    if (index >= 3 * LMOE__COMBINE_CASES) return 0;
+    bool bench = index == 3 * LMOE__COMBINE_CASES;
+    if (index > 3 * LMOE__COMBINE_CASES) return 0;
     lmoe_combine_attrs o = lmoe__combine_case(index % LMOE__COMBINE_CASES, reverse);
-    lmoe__letters l = letters_of(index, false, false);
+    if (bench) o = (lmoe_combine_attrs){1, 4, reverse};
+    lmoe__letters l = letters_of(index, false, bench);
+    int64_t kernel = bench ? 4 : 2 + index / LMOE__COMBINE_CASES;
     lmoe__letters_set(&l, 'r', "rank", o.ranks);
-    lmoe__letters_set(&l, 'w', "kernel", 2 + index / LMOE__COMBINE_CASES);
-    lmoe__letters_set(&l, 't', "kernel", 1 + index / LMOE__COMBINE_CASES);
+    lmoe__letters_set(&l, 'w', "kernel", kernel);
+    lmoe__letters_set(&l, 't', "kernel", kernel - 1);
     for (int i = 0; i < 3; i++) draw(c, i, ports[i].name, combine_forms[i], &l, false);
     memcpy(c->attrs.bytes, &o, sizeof o);
+    c->flags = bench ? LMOE_CASE_BENCH : 0;
     return 1;
 }
 
