@@ -1,0 +1,430 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * plugins/device/cpu/scan.h: what the kernels of scan_diag share.
+ *
+ * A chunkwise scan on matrix units trades the recurrence's decays for products of chunks. On a
+ * processor the recurrence itself has as many operations, if the state stays in registers: so here
+ * tokens go in groups of four, and a tile of the state runs through all groups of a block of tokens
+ * before it returns to memory. For a state M (rows lanes) and four tokens,
+ *
+ *   out_i += x_i^T M   (i = 0 ... 3)      M <- E M + sum_i w_i u_i^T
+ *
+ * where E is the decay over the group (of rows, or of lanes), and x, w or u carry the decays
+ * between the group's start or end and their token. The pairs of tokens within a group are added
+ * apart. All factors are products of exp(decay) <= 1: nothing overflows, and an exact 0 (a reset, a
+ * decay of -infinity) needs no case of its own. Four kinds of sums are this one loop:
+ *
+ *   y  = M^T q    M: rows head_k, lanes head_v, forwards
+ *   dq = M dy     M^T: rows head_v, lanes head_k, forwards
+ *   dk = G v      G^T: rows head_v, lanes head_k, backwards
+ *   dv = G^T k    G: rows head_k, lanes head_v, backwards
+ */
+#ifndef CPU_SCAN_H
+#define CPU_SCAN_H
+
+#include "lanes.h"
+#include "vec.h"
+
+enum { SCAN_GROUP = 4, SCAN_BLOCK = 32, SCAN_GROUPS = SCAN_BLOCK / SCAN_GROUP };
+
+/* A log below this forgets: exp(-40) is beyond the precision of f32. */
+#define SCAN_FORGET (-40.0f)
+
+#if CPU_LEVEL == 2
+#define SCAN_TILE 8
+#else
+#define SCAN_TILE 4
+#endif
+
+typedef float scan_pairs[SCAN_GROUP][SCAN_GROUP];
+
+/* How many factors a token's decay has, and in the loop over tiles also where they act. */
+typedef enum scan_fade {
+    SCAN_KEEP,  /* none: nothing fades */
+    SCAN_ALL,   /* one, for the whole state */
+    SCAN_ROWS,  /* one for each channel of head_k, and these are the state's rows */
+    SCAN_LANES, /* the same, and these are its lanes */
+} scan_fade;
+
+/* ---- the recurrence ---- */
+
+/* tokens: at most SCAN_BLOCK. Arrays have padded (CPU_PAD) rows. */
+typedef struct scan_stream {
+    int64_t tokens, rows, lanes;
+    int backwards;
+    float *m;           /* (rows lanes) */
+    const float *x, *w; /* (token rows) */
+    const float *u;     /* (token lanes) */
+    const float *e;     /* (group), (group rows) or (group lanes) */
+    float *out;         /* (token lanes), added to; NULL: only the state is wanted */
+} scan_stream;
+
+CPU_INLINE void scan_tile(const scan_stream *s, scan_fade fade, int width, int64_t row,
+                          int64_t lane)
+{
+    cpu_vec m[SCAN_TILE][2];
+    int64_t rows = s->rows, lanes = s->lanes;
+    int64_t groups = (s->tokens + SCAN_GROUP - 1) / SCAN_GROUP;
+    float *home = s->m + row * lanes + lane;
+    for (int r = 0; r < SCAN_TILE; r++) {
+        for (int v = 0; v < width; v++) m[r][v] = cpu_load(home + r * lanes + v * CPU_LANES);
+    }
+    for (int64_t i = 0; i < groups; i++) {
+        int64_t group = s->backwards ? groups - 1 - i : i, first = group * SCAN_GROUP;
+        int64_t tokens = cpu_min(SCAN_GROUP, s->tokens - first);
+        const float *x = s->x + first * rows + row, *w = s->w + first * rows + row;
+        const float *u = s->u + first * lanes + lane;
+        float *out = s->out + first * lanes + lane;
+        for (int64_t t = 0; s->out && t < tokens; t++, x += rows, out += lanes) {
+            cpu_vec y[2];
+            for (int v = 0; v < width; v++) y[v] = cpu_load(out + v * CPU_LANES);
+            CPU_UNROLL
+            for (int r = 0; r < SCAN_TILE; r++) {
+                for (int v = 0; v < width; v++) y[v] += x[r] * m[r][v];
+            }
+            for (int v = 0; v < width; v++) cpu_store(out + v * CPU_LANES, y[v]);
+        }
+        const float *e = s->e + group * (fade == SCAN_ROWS ? rows : fade == SCAN_LANES ? lanes : 1);
+        CPU_UNROLL
+        for (int r = 0; r < SCAN_TILE && fade != SCAN_KEEP; r++) {
+            for (int v = 0; v < width; v++) {
+                if (fade == SCAN_ALL) m[r][v] *= cpu_all(*e);
+                if (fade == SCAN_ROWS) m[r][v] *= cpu_all(e[row + r]);
+                if (fade == SCAN_LANES) m[r][v] *= cpu_load(e + lane + v * CPU_LANES);
+            }
+        }
+        for (int64_t t = 0; t < tokens; t++, w += rows, u += lanes) {
+            CPU_UNROLL
+            for (int r = 0; r < SCAN_TILE; r++) {
+                for (int v = 0; v < width; v++) m[r][v] += w[r] * cpu_load(u + v * CPU_LANES);
+            }
+        }
+    }
+    for (int r = 0; r < SCAN_TILE; r++) {
+        for (int v = 0; v < width; v++) cpu_store(home + r * lanes + v * CPU_LANES, m[r][v]);
+    }
+}
+
+CPU_INLINE void scan_tiles(const scan_stream *s, scan_fade fade)
+{
+    int64_t lane = 0;
+    for (; lane + 2 * CPU_LANES <= s->lanes; lane += 2 * CPU_LANES) {
+        for (int64_t row = 0; row < s->rows; row += SCAN_TILE) scan_tile(s, fade, 2, row, lane);
+    }
+    for (; lane < s->lanes; lane += CPU_LANES) {
+        for (int64_t row = 0; row < s->rows; row += SCAN_TILE) scan_tile(s, fade, 1, row, lane);
+    }
+}
+
+static inline void scan_run(const scan_stream *s, scan_fade fade)
+{
+    switch (fade) {
+    case SCAN_KEEP: scan_tiles(s, SCAN_KEEP); break;
+    case SCAN_ALL: scan_tiles(s, SCAN_ALL); break;
+    case SCAN_ROWS: scan_tiles(s, SCAN_ROWS); break;
+    case SCAN_LANES: scan_tiles(s, SCAN_LANES); break;
+    }
+}
+
+/* Factors of token t, channels d ... of n. */
+CPU_INLINE cpu_vec scan_factor(scan_fade fade, const float *a, int64_t n, int64_t t, int64_t d)
+{
+    return fade == SCAN_ALL ? cpu_all(a[t]) : cpu_load(a + t * n + d);
+}
+
+/* Pairs within the group that starts at token t: p[i][j] = sum_d x_i[d] w_j[d] a_{j+1}[d] ...
+ * a_i[d] for j <= i. x, w: (token n). */
+CPU_INLINE void scan_group_pairs(scan_fade fade, int64_t t, int64_t n, const float *x,
+                                 const float *w, const float *a, scan_pairs p)
+{
+    cpu_vec s[SCAN_GROUP][SCAN_GROUP];
+    for (int i = 0; i < SCAN_GROUP; i++) {
+        for (int j = 0; j <= i; j++) s[i][j] = cpu_all(0);
+    }
+    for (int64_t d = 0; d < n; d += CPU_LANES) {
+        cpu_vec faded[SCAN_GROUP];
+        CPU_UNROLL
+        for (int i = 0; i < SCAN_GROUP; i++) {
+            cpu_vec xi = cpu_load(x + (t + i) * n + d);
+            for (int j = 0; fade == SCAN_ROWS && j < i; j++)
+                faded[j] *= scan_factor(fade, a, n, t + i, d);
+            faded[i] = cpu_load(w + (t + i) * n + d);
+            for (int j = 0; j <= i; j++) s[i][j] += xi * faded[j];
+        }
+    }
+    for (int i = 0; i < SCAN_GROUP; i++) {
+        float f = 1;
+        for (int j = i; j >= 0; j--) {
+            p[i][j] = f * cpu_sum(s[i][j]);
+            if (fade == SCAN_ALL) f *= a[t + j];
+        }
+    }
+}
+
+/* The pairs of all groups. */
+static inline void scan_all_pairs(scan_fade fade, int64_t tokens, int64_t n, const float *x,
+                                  const float *w, const float *a, scan_pairs *p)
+{
+    for (int64_t t = 0; t < tokens; t += SCAN_GROUP, p++) {
+        if (fade == SCAN_KEEP) scan_group_pairs(SCAN_KEEP, t, n, x, w, a, *p);
+        if (fade == SCAN_ALL) scan_group_pairs(SCAN_ALL, t, n, x, w, a, *p);
+        if (fade == SCAN_ROWS) scan_group_pairs(SCAN_ROWS, t, n, x, w, a, *p);
+    }
+}
+
+/* ---- one head of one sequence ---- */
+
+typedef struct scan_head {
+    int64_t seq, heads, b, h;
+    const lmoe_buf *decay;
+    const uint8_t *reset, *skip; /* of this sequence, or NULL */
+} scan_head;
+
+static inline scan_head scan_enter(const lmoe_buf *like, const lmoe_buf *decay,
+                                   const lmoe_buf *reset, const lmoe_buf *skip, int64_t item)
+{
+    scan_head c = {.seq = like->dim[1], .heads = like->dim[2], .decay = decay};
+    c.b = item / c.heads;
+    c.h = item % c.heads;
+    if (lmoe_buf_present(reset)) c.reset = (const uint8_t *)reset->data + c.b * c.seq;
+    if (lmoe_buf_present(skip)) c.skip = (const uint8_t *)skip->data + c.b * c.seq;
+    return c;
+}
+
+static inline int scan_resets(const scan_head *c, int64_t token)
+{
+    return c->reset && c->reset[token];
+}
+
+static inline int scan_skips(const scan_head *c, int64_t token)
+{
+    return c->skip && c->skip[token];
+}
+
+/* Row of token t of this head in a tensor (batch seq heads n). */
+static inline float *scan_row(const scan_head *c, const lmoe_buf *x, int64_t t, int64_t n)
+{
+    return (float *)x->data + ((c->b * c->seq + t) * c->heads + c->h) * n;
+}
+
+/* Rows of a head lie apart, which defeats the processor's own prefetching. */
+CPU_INLINE void scan_prefetch(const scan_head *c, const lmoe_buf *x, int64_t n, int64_t t,
+                              const int to_write)
+{
+    if (t < 0 || t >= c->seq) return;
+    const char *line = (const char *)scan_row(c, x, t, n);
+    for (int64_t i = 0; i < n * 4; i += 64) {
+        if (to_write)
+            __builtin_prefetch(line + i, 1, 2);
+        else
+            __builtin_prefetch(line + i, 0, 2);
+    }
+}
+
+/* Tokens begin ... begin+tokens-1 of x (batch seq heads n), times factor, into padded rows; zeros
+ * for skipped tokens, and up to a whole group. */
+static inline void scan_load(const scan_head *c, const lmoe_buf *x, int64_t n, int64_t begin,
+                             int64_t tokens, int ahead, float factor, float *to)
+{
+    int64_t padded = cpu_padded(n);
+    for (int64_t t = 0; t < tokens; t++, to += padded) {
+        const float *from = scan_row(c, x, begin + t, n);
+        scan_prefetch(c, x, n, begin + t + ahead * SCAN_BLOCK, 0);
+        float f = scan_skips(c, begin + t) ? 0.0f : factor;
+        if (f == 0.0f) {
+            memset(to, 0, sizeof *to * (size_t)padded);
+            continue;
+        }
+        CPU_SIMD
+        for (int64_t d = 0; d < n; d++) to[d] = f * from[d];
+        for (int64_t d = n; d < padded; d++) to[d] = 0;
+    }
+    int64_t rest = (SCAN_GROUP - tokens % SCAN_GROUP) % SCAN_GROUP;
+    memset(to, 0, sizeof *to * (size_t)(rest * padded));
+}
+
+static inline void scan_store(const scan_head *c, const lmoe_buf *x, int64_t n, int64_t begin,
+                              int64_t tokens, int ahead, const float *from)
+{
+    int64_t padded = cpu_padded(n);
+    if (!lmoe_buf_present(x)) return;
+    for (int64_t t = 0; t < tokens; t++) {
+        scan_prefetch(c, x, n, begin + t + ahead * SCAN_BLOCK, 1);
+        memcpy(scan_row(c, x, begin + t, n), from + t * padded, sizeof *from * (size_t)n);
+    }
+}
+
+/* The state of this head, x (batch heads k v), as padded rows; transposed: (v k). Absent: zeros. */
+static inline void scan_load_state(const scan_head *c, const lmoe_buf *x, int64_t k, int64_t v,
+                                   int transposed, float *to)
+{
+    int64_t kp = cpu_padded(k), vp = cpu_padded(v);
+    memset(to, 0, sizeof *to * (size_t)(kp * vp));
+    if (!lmoe_buf_present(x)) return;
+    const float *from = (const float *)x->data + (c->b * c->heads + c->h) * k * v;
+    for (int64_t i = 0; i < k; i++) {
+        if (!transposed) memcpy(to + i * vp, from + i * v, sizeof *to * (size_t)v);
+        for (int64_t j = 0; transposed && j < v; j++) to[j * kp + i] = from[i * v + j];
+    }
+}
+
+static inline void scan_store_state(const scan_head *c, const lmoe_buf *x, int64_t k, int64_t v,
+                                    const float *from)
+{
+    if (!lmoe_buf_present(x)) return;
+    float *to = (float *)x->data + (c->b * c->heads + c->h) * k * v;
+    for (int64_t i = 0; i < k; i++)
+        memcpy(to + i * v, from + i * cpu_padded(v), sizeof *to * (size_t)v);
+}
+
+/* Memory for the pairs of a block's groups. */
+static inline scan_pairs *scan_take_pairs(char **cursor)
+{
+    return (scan_pairs *)(void *)cpu_take(cursor, SCAN_BLOCK * SCAN_GROUP);
+}
+
+/* ---- decays of a block of tokens ---- */
+
+/* Factors of tokens and groups: (token) and (group), or (token k) and (group k). */
+typedef struct scan_decays {
+    scan_fade fade; /* SCAN_KEEP, SCAN_ALL or SCAN_ROWS */
+    float *a;       /* exp(decay), exactly 0 where the past is forgotten */
+    float *e;       /* product of a over the group */
+} scan_decays;
+
+/* exp for what decays can be: 0 below -87, where f32 ends. */
+static inline float scan_exp(float x)
+{
+    int32_t n;
+    float r = cpu_reduce(x < -87.0f ? -87.0f : x, &n);
+    float y = ((cpu_exp_tail(r) * r) * r + r + 1.0f) * cpu_pow2(n);
+    return x < -87.0f ? 0.0f : y;
+}
+
+/* The log that counts. */
+static inline float scan_log(float log)
+{
+    return log < SCAN_FORGET ? -INFINITY : log;
+}
+
+/* E is the exp of a sum, not a product of rounded factors: over a long memory their errors would
+ * add up. */
+static inline void scan_load_one(const scan_head *c, int64_t begin, int64_t tokens, scan_decays *d)
+{
+    const lmoe_buf *x = c->decay;
+    const float *logs = x->data;
+    for (int64_t first = 0; first < tokens; first += SCAN_GROUP) {
+        float sum = 0;
+        for (int64_t t = first; t < first + SCAN_GROUP; t++) {
+            int64_t token = begin + t;
+            float log = 0;
+            if (t < tokens && scan_resets(c, token))
+                log = -INFINITY;
+            else if (t < tokens && !scan_skips(c, token) && logs)
+                log = scan_log(x->rank == 1 ? logs[c->h] : *scan_row(c, x, token, 1));
+            d->a[t] = scan_exp(log);
+            sum += log;
+        }
+        d->e[first / SCAN_GROUP] = scan_exp(sum);
+    }
+}
+
+/* One token's factors: n of logs, or `log` for all if logs is NULL; added to sum. */
+static inline void scan_load_row(const float *logs, float log, int64_t n, float *a, float *sum)
+{
+    int64_t i = 0, padded = cpu_padded(n);
+    if (logs) {
+        CPU_SIMD
+        for (i = 0; i < n; i++) {
+            float x = scan_log(logs[i]);
+            a[i] = scan_exp(x);
+            sum[i] += x;
+        }
+    }
+    for (float f = scan_exp(log); i < padded; i++) {
+        a[i] = f;
+        sum[i] += log;
+    }
+}
+
+static inline void scan_load_each(const scan_head *c, int64_t n, int64_t begin, int64_t tokens,
+                                  int ahead, scan_decays *d)
+{
+    int64_t padded = cpu_padded(n);
+    for (int64_t first = 0; first < tokens; first += SCAN_GROUP) {
+        float *sum = d->e + first / SCAN_GROUP * padded;
+        memset(sum, 0, sizeof *sum * (size_t)padded);
+        for (int64_t t = first; t < first + SCAN_GROUP; t++) {
+            int64_t token = begin + t;
+            const float *logs = NULL;
+            float log = 0;
+            if (t < tokens && scan_resets(c, token)) {
+                log = -INFINITY;
+            } else if (t < tokens && !scan_skips(c, token)) {
+                logs = scan_row(c, c->decay, token, n);
+                scan_prefetch(c, c->decay, n, token + ahead * SCAN_BLOCK, 0);
+            }
+            scan_load_row(logs, log, n, d->a + t * padded, sum);
+        }
+        CPU_SIMD
+        for (int64_t i = 0; i < padded; i++) sum[i] = scan_exp(sum[i]);
+    }
+}
+
+/* The factors of tokens begin ...; with SCAN_KEEP they are not to be used. */
+static inline void scan_load_decays(const scan_head *c, int64_t n, int64_t begin, int64_t tokens,
+                                    int ahead, scan_decays *d)
+{
+    int fades = lmoe_buf_present(c->decay);
+    for (int64_t t = begin; t < begin + tokens; t++) fades |= scan_resets(c, t);
+    d->fade = !fades ? SCAN_KEEP : c->decay->rank == 4 ? SCAN_ROWS : SCAN_ALL;
+    if (d->fade == SCAN_ALL) scan_load_one(c, begin, tokens, d);
+    if (d->fade == SCAN_ROWS) scan_load_each(c, n, begin, tokens, ahead, d);
+}
+
+/* from_start_i = x_i a_0 ... a_i: what x reads of the state at the group's start; n: padded. */
+CPU_INLINE void scan_from_start(scan_fade fade, int64_t tokens, int64_t n, const float *a,
+                                const float *x, float *to)
+{
+    for (int64_t first = 0; first < tokens; first += SCAN_GROUP) {
+        for (int64_t d = 0; d < n; d += CPU_LANES) {
+            cpu_vec f = cpu_all(1);
+            CPU_UNROLL
+            for (int64_t t = first; t < first + SCAN_GROUP; t++) {
+                f *= scan_factor(fade, a, n, t, d);
+                cpu_store(to + t * n + d, f * cpu_load(x + t * n + d));
+            }
+        }
+    }
+}
+
+/* to_end_j = x_j a_{j+1} ... a_3: what is left of x at the group's end. */
+CPU_INLINE void scan_to_end(scan_fade fade, int64_t tokens, int64_t n, const float *a,
+                            const float *x, float *to)
+{
+    for (int64_t first = 0; first < tokens; first += SCAN_GROUP) {
+        for (int64_t d = 0; d < n; d += CPU_LANES) {
+            cpu_vec f = cpu_all(1);
+            CPU_UNROLL
+            for (int64_t t = first + SCAN_GROUP - 1; t >= first; t--) {
+                cpu_store(to + t * n + d, f * cpu_load(x + t * n + d));
+                f *= scan_factor(fade, a, n, t, d);
+            }
+        }
+    }
+}
+
+/* q faded from the group's start and k faded to its end, as the recurrence wants them. With
+ * SCAN_KEEP qs, ke stay as they are. */
+static inline void scan_fade_both(const scan_decays *d, int64_t tokens, int64_t n, const float *q,
+                                  const float *k, float *qs, float *ke)
+{
+    if (d->fade == SCAN_ALL) {
+        scan_from_start(SCAN_ALL, tokens, n, d->a, q, qs);
+        scan_to_end(SCAN_ALL, tokens, n, d->a, k, ke);
+    } else if (d->fade == SCAN_ROWS) {
+        scan_from_start(SCAN_ROWS, tokens, n, d->a, q, qs);
+        scan_to_end(SCAN_ROWS, tokens, n, d->a, k, ke);
+    }
+}
+
+#endif
