@@ -19,7 +19,6 @@
 /* Rows that are read by lanes are padded with zeros to a multiple of this, at every level. */
 #define CPU_PAD 16
 
-#define CPU_INLINE static inline __attribute__((always_inline))
 #define CPU_UNROLL _Pragma("GCC unroll 8")
 
 typedef float cpu_vec __attribute__((vector_size(CPU_LANES * 4), aligned(4), may_alias));
