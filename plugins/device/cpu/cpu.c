@@ -13,6 +13,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#if CPU_BLAS
+#include <cblas.h>
+#endif
+
 typedef struct cpu_options {
     int64_t threads;
 } cpu_options;
@@ -43,10 +47,14 @@ static int32_t threads(const void *opt)
     return CPU_COUNT(&set);
 }
 
-/* Host memory needs no state of its own; the value only has to differ from NULL. */
+/* Host memory needs no state: the value only has to differ from NULL. */
 static lmoe_status open_device(lmoe_ctx *ctx, const void *opt, void **dev)
 {
-    *dev = (void *)(uintptr_t)opt;
+    static const char host = 0;
+#if CPU_BLAS
+    openblas_set_num_threads(1); /* the tiles are cut in gemm.c */
+#endif
+    *dev = (void *)(uintptr_t)&host;
     return LMOE_OK;
 }
 

@@ -63,7 +63,8 @@ int cpu_supports(int level);
 #define CPU_PRAGMA(x)   _Pragma(#x)
 #define CPU_SIMD        CPU_PRAGMA(omp simd)
 #define CPU_SIMD_SUM(x) CPU_PRAGMA(omp simd reduction(+ : x))
-#define CPU_SIMD_MAX(x) CPU_PRAGMA(omp simd reduction(max : x))
+
+#define CPU_INLINE static inline __attribute__((always_inline))
 
 /* Items of a parallel loop that are worth one hand-over to another thread, when an item costs
  * `work` elementary steps. Depends on the shape alone. */

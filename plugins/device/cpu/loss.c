@@ -29,14 +29,6 @@ static int64_t chunk_of(int64_t tokens, int64_t rows)
     return cpu_min(tokens, chunk);
 }
 
-static float largest(const float *x, int64_t n)
-{
-    float most = x[0];
-    CPU_SIMD_MAX(most)
-    for (int64_t i = 0; i < n; i++) most = x[i] > most ? x[i] : most;
-    return most;
-}
-
 static void token(const work *w, int64_t i)
 {
     int64_t label = w->labels[w->first + i], n = w->rows;
@@ -46,7 +38,7 @@ static void token(const work *w, int64_t i)
         if (w->want_grad) memset(c, 0, sizeof *c * (size_t)n);
         return;
     }
-    float most = largest(c, n), own = c[label];
+    float most = cpu_largest(c, n), own = c[label];
     CPU_SIMD_SUM(sum)
     for (int64_t v = 0; v < n; v++) {
         float e = cpu_expf(c[v] - most);

@@ -129,9 +129,8 @@ static void make_plan(const cpu_nest *nest, plan *p)
 
 /* ---- the inner loops ---- */
 
-static inline __attribute__((always_inline)) void row(float *y, const float *a, int64_t sa,
-                                                      const float *b, int64_t sb, int64_t n,
-                                                      int add)
+CPU_INLINE void row(float *y, const float *a, int64_t sa, const float *b, int64_t sb, int64_t n,
+                    int add)
 {
     CPU_SIMD
     for (int64_t i = 0; i < n; i++) y[i] = a[i * sa] * b[i * sb] + (add ? y[i] : 0.0f);

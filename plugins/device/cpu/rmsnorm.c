@@ -31,8 +31,7 @@ static float scale_of(const float *x, int64_t n, double eps)
     return (float)(1 / sqrt((double)sum / (double)n + eps));
 }
 
-static inline __attribute__((always_inline)) void row(const work *w, int64_t at, int weighted,
-                                                      int gated)
+CPU_INLINE void row(const work *w, int64_t at, int weighted, int gated)
 {
     const float *x = w->x + at * w->width, *weight = w->weight;
     const float *gate = gated ? w->gate + at * w->width : NULL;
@@ -63,9 +62,8 @@ static void run(void *arg, int64_t begin, int64_t end, int thread)
 
 /* dweight: of this part, added to; it takes the sums of dy n s also where there is no weight. junk:
  * a row for what nobody reads. */
-static inline __attribute__((always_inline)) void row_grad(const work *w, int64_t at,
-                                                           float *dweight, float *junk,
-                                                           int weighted, int gated)
+CPU_INLINE void row_grad(const work *w, int64_t at, float *dweight, float *junk, int weighted,
+                         int gated)
 {
     const float *x = w->x + at * w->width, *dy = w->dy + at * w->width, *weight = w->weight;
     const float *gate = gated ? w->gate + at * w->width : NULL;

@@ -10,20 +10,12 @@ typedef struct work {
     float *y;
 } work;
 
-static float largest(const float *x, int64_t n)
-{
-    float most = x[0];
-    CPU_SIMD_MAX(most)
-    for (int64_t i = 0; i < n; i++) most = x[i] > most ? x[i] : most;
-    return most;
-}
-
 static void run(void *arg, int64_t begin, int64_t end, int thread)
 {
     const work *w = arg;
     for (int64_t at = begin; at < end; at++) {
         const float *x = w->x + at * w->width;
-        float *y = w->y + at * w->width, most = largest(x, w->width), sum = 0;
+        float *y = w->y + at * w->width, most = cpu_largest(x, w->width), sum = 0;
         CPU_SIMD_SUM(sum)
         for (int64_t i = 0; i < w->width; i++) {
             float e = cpu_expf(x[i] - most);
@@ -55,7 +47,7 @@ static void run_logsumexp(void *arg, int64_t begin, int64_t end, int thread)
     const work *w = arg;
     for (int64_t at = begin; at < end; at++) {
         const float *x = w->x + at * w->width;
-        float most = largest(x, w->width), sum = 0;
+        float most = cpu_largest(x, w->width), sum = 0;
         CPU_SIMD_SUM(sum)
         for (int64_t i = 0; i < w->width; i++) sum += cpu_expf(x[i] - most);
         w->y[at] = (float)((double)most + log((double)sum));

@@ -19,8 +19,7 @@ static void run(void *arg, int64_t begin, int64_t end, int thread)
 }
 
 /* Outputs may lie over gate and up: an element is read before it is written. */
-static inline __attribute__((always_inline)) void grad(const work *w, int64_t begin, int64_t end,
-                                                       int want_gate, int want_up)
+CPU_INLINE void grad(const work *w, int64_t begin, int64_t end, int want_gate, int want_up)
 {
     const float *gate = w->gate, *up = w->up, *dy = w->dy;
     float *dgate = w->dgate, *dup = w->dup;

@@ -10,14 +10,14 @@
 
 #include <math.h>
 
-static inline uint32_t cpu_bits(float x)
+CPU_INLINE uint32_t cpu_bits(float x)
 {
     uint32_t u;
     memcpy(&u, &x, 4);
     return u;
 }
 
-static inline float cpu_float(uint32_t u)
+CPU_INLINE float cpu_float(uint32_t u)
 {
     float x;
     memcpy(&x, &u, 4);
@@ -26,7 +26,7 @@ static inline float cpu_float(uint32_t u)
 
 /* x = n ln 2 + r, |r| <= ln 2 / 2, by adding 1.5 * 2^23, which rounds to an integer. Returns r; the
  * integer comes as the float's bits minus the constant's. |x| < 2^21. */
-static inline float cpu_reduce(float x, int32_t *n)
+CPU_INLINE float cpu_reduce(float x, int32_t *n)
 {
     const float shift = 12582912.0f;
     float t = x * 1.44269504088896341f + shift;
@@ -36,7 +36,7 @@ static inline float cpu_reduce(float x, int32_t *n)
 }
 
 /* (exp(r) - 1 - r) / r^2 for |r| <= ln 2 / 2: interpolated at Chebyshev's points. */
-static inline float cpu_exp_tail(float r)
+CPU_INLINE float cpu_exp_tail(float r)
 {
     float p = 1.392619106e-3f;
     p = p * r + 8.363185032e-3f;
@@ -46,12 +46,12 @@ static inline float cpu_exp_tail(float r)
 }
 
 /* 2^n for -126 <= n <= 127 */
-static inline float cpu_pow2(int32_t n)
+CPU_INLINE float cpu_pow2(int32_t n)
 {
     return cpu_float((uint32_t)(n + 127) << 23);
 }
 
-static inline float cpu_expf(float x)
+CPU_INLINE float cpu_expf(float x)
 {
     int32_t n;
     float c = x < -105.0f ? -105.0f : x;
@@ -63,7 +63,7 @@ static inline float cpu_expf(float x)
 }
 
 /* exp(x) - 1 without cancellation near 0 */
-static inline float cpu_expm1f(float x)
+CPU_INLINE float cpu_expm1f(float x)
 {
     int32_t n;
     float c = x < -105.0f ? -105.0f : x;
@@ -80,7 +80,7 @@ static inline float cpu_expm1f(float x)
 
 /* log(x): 0 gives -inf, negative numbers give NaN. The mantissa is brought into
  * [sqrt(1/2), sqrt(2)) = 1 + m; the polynomial is (log(1 + m) - m + m^2 / 2) / m^3. */
-static inline float cpu_logf(float x)
+CPU_INLINE float cpu_logf(float x)
 {
     int tiny = x < 1.17549435e-38f;
     float y = tiny ? x * 8388608.0f : x;
@@ -104,7 +104,7 @@ static inline float cpu_logf(float x)
 }
 
 /* log(1 + u), -1/2 <= u: the rounding of 1 + u is put back to first order. */
-static inline float cpu_log1pf(float u)
+CPU_INLINE float cpu_log1pf(float u)
 {
     float w = 1.0f + u;
     float r = cpu_logf(w) - ((w - 1.0f) - u) / w;
@@ -112,7 +112,7 @@ static inline float cpu_log1pf(float u)
 }
 
 /* sigmoid(x), and sigmoid(-x) = 1 - sigmoid(x) without cancellation */
-static inline float cpu_sigmoid_pair(float x, float *opposite)
+CPU_INLINE float cpu_sigmoid_pair(float x, float *opposite)
 {
     float e = cpu_expf(-fabsf(x));
     float large = 1.0f / (1.0f + e), small = e * large;
@@ -120,33 +120,33 @@ static inline float cpu_sigmoid_pair(float x, float *opposite)
     return x < 0.0f ? small : large;
 }
 
-static inline float cpu_sigmoidf(float x)
+CPU_INLINE float cpu_sigmoidf(float x)
 {
     float opposite;
     return cpu_sigmoid_pair(x, &opposite);
 }
 
 /* x sigmoid(x); 0 at -inf */
-static inline float cpu_siluf(float x)
+CPU_INLINE float cpu_siluf(float x)
 {
     float y = x * cpu_sigmoidf(x);
     return x < -3.40282347e+38f ? -0.0f : y;
 }
 
 /* Derivative of silu. */
-static inline float cpu_silu_slopef(float x)
+CPU_INLINE float cpu_silu_slopef(float x)
 {
     float t, s = cpu_sigmoid_pair(x, &t);
     return s + (x * s) * t;
 }
 
 /* log(1 + exp(x)) */
-static inline float cpu_softplusf(float x)
+CPU_INLINE float cpu_softplusf(float x)
 {
     return (x > 0.0f ? x : 0.0f) + cpu_log1pf(cpu_expf(-fabsf(x)));
 }
 
-static inline float cpu_tanhf(float x)
+CPU_INLINE float cpu_tanhf(float x)
 {
     float t = cpu_expm1f(-2.0f * fabsf(x));
     float y = -t / (t + 2.0f);
@@ -154,10 +154,27 @@ static inline float cpu_tanhf(float x)
 }
 
 /* log(1 - exp(x)), x < 0 */
-static inline float cpu_log1mexpf(float x)
+CPU_INLINE float cpu_log1mexpf(float x)
 {
     float near = cpu_logf(-cpu_expm1f(x)), far = cpu_log1pf(-cpu_expf(x));
     return x > -0.7f ? near : far;
+}
+
+/* The largest of n > 0 numbers. By lanes of its own: compilers do not agree on how to reduce a
+ * maximum in the presence of NaN. */
+CPU_INLINE float cpu_largest(const float *x, int64_t n)
+{
+    enum { LANES = 64 };
+    float most = x[0], lane[LANES];
+    int64_t i = 0;
+    for (int j = 0; j < LANES; j++) lane[j] = most;
+    for (; i + LANES <= n; i += LANES) {
+        CPU_SIMD
+        for (int j = 0; j < LANES; j++) lane[j] = x[i + j] > lane[j] ? x[i + j] : lane[j];
+    }
+    for (; i < n; i++) most = x[i] > most ? x[i] : most;
+    for (int j = 0; j < LANES; j++) most = lane[j] > most ? lane[j] : most;
+    return most;
 }
 
 #endif
