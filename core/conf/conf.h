@@ -61,7 +61,7 @@ const char *lmoe__conf_where(const lmoe__conf *conf, const char *section, const 
 lmoe_status lmoe__conf_check_unused(lmoe_ctx *ctx, const lmoe__conf *conf);
 
 /* Every value in force, with its origin, as a file that reads back to the same configuration.
- * Options with the unit "path" are printed as seen from the working directory. */
+ * Options with the unit "path" are printed as absolute paths: the output may stand anywhere. */
 void lmoe__conf_show(const lmoe__conf *conf, FILE *f);
 
 /* ---- option tables (lmoe/option.h) ---- */

@@ -3,6 +3,9 @@
  */
 #include "core/conf/store.h"
 
+#include <stdlib.h>
+#include <unistd.h>
+
 static lmoe_status not_given(lmoe_ctx *ctx, const lmoe__conf *conf, const lmoe__conf_part *part,
                              const lmoe_option *o)
 {
@@ -31,6 +34,24 @@ static lmoe_status bad_value(lmoe_ctx *ctx, const char *where, const lmoe__conf_
     return status;
 }
 
+static bool is_path(const lmoe_option *o)
+{
+    return o->type == LMOE_OPTION_TEXT && o->unit && strcmp(o->unit, "path") == 0;
+}
+
+/* Where a path leads, whatever file says it; "" stays. The file need not exist yet. */
+static const char *absolute(const char *path, lmoe__arena *arena)
+{
+    if (*path == '\0' || *path == '/') return path;
+    char *real = realpath(path, NULL), *folder = real ? NULL : getcwd(NULL, 0);
+    const char *out = real     ? lmoe__arena_strdup(arena, real)
+                      : folder ? lmoe__arena_printf(arena, "%s/%s", folder, path)
+                               : path;
+    free(real);
+    free(folder);
+    return out;
+}
+
 /* Two tables of one section may share a key. One line of a file then serves both, so without one
  * they must agree, or what is shown would not be what is in force. */
 static lmoe_status record(lmoe_ctx *ctx, lmoe__conf *conf, const lmoe__conf_part *part,
@@ -55,10 +76,10 @@ static lmoe_status fill_one(lmoe_ctx *ctx, lmoe__conf *conf, lmoe__conf_part *pa
     const char *text = e->value ? e->value : o->initial;
     if (!text) return not_given(ctx, conf, part, o);
     const char *where = lmoe__origin_text(e->origin, conf->arena);
-    if (o->type == LMOE_OPTION_TEXT && o->unit && strcmp(o->unit, "path") == 0)
-        text = lmoe__entry_path(e, text, arena);
+    if (is_path(o)) text = lmoe__entry_path(e, text, arena);
     if (!lmoe__option_parse(o, text, out, arena)) return bad_value(ctx, where, part, o, text);
     const char *effective = lmoe__option_to_text(o, out, conf->arena);
+    if (is_path(o)) effective = absolute(effective, conf->arena);
     if (!lmoe__conf_print_value(NULL, e->key, effective))
         return lmoe_error(ctx, LMOE_E_CONFIG, "%s: [%s] %s: a run file could not hold '%s'", where,
                           part->name, e->key, effective);

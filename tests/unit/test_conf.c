@@ -930,20 +930,38 @@ START_TEST(show_says_where)
 }
 END_TEST
 
-/* A path is shown as seen from here, so that it means the same in another file. */
+/* A path is shown absolute, so that it means the same in another file. */
 START_TEST(show_resolves_paths)
 {
-    static const lmoe_option paths[] = {
-        {"train", LMOE_OPTION_TEXT, 0, "", 0, 0, NULL, "path", "File."}, LMOE_OPTION_END};
+    typedef struct paths {
+        const char *train, *dir, *none;
+    } paths;
+    static const lmoe_option options[] = {
+        {"train", LMOE_OPTION_TEXT, offsetof(paths, train), NULL, 0, 0, NULL, "path", "File."},
+        {"dir", LMOE_OPTION_TEXT, offsetof(paths, dir), "runs/new", 0, 0, NULL, "path", "Folder."},
+        {"none", LMOE_OPTION_TEXT, offsetof(paths, none), "", 0, 0, NULL, "path", "Nothing."},
+        LMOE_OPTION_END};
     write_file("sub/a.ini", "[data]\ntrain = ../t.bin\n");
-    lmoe__conf *conf = lmoe__conf_read(&ctx, in_folder("sub/a.ini"));
-    const char *train;
-    ck_assert_int_eq(lmoe__options_fill(&ctx, conf, "data", paths, &train, arena), LMOE_OK);
-    ck_assert_str_eq(train, in_folder("sub/../t.bin"));
+    write_file("t.bin", "");
+    ck_assert_int_eq(chdir(folder), 0);
+    lmoe__conf *conf = lmoe__conf_read(&ctx, "sub/a.ini");
+    paths p, again;
+    ck_assert_int_eq(lmoe__options_fill(&ctx, conf, "data", options, &p, arena), LMOE_OK);
+    ck_assert_str_eq(p.train, "sub/../t.bin");
+    ck_assert_str_eq(p.dir, "runs/new");
+    ck_assert_str_eq(p.none, "");
     char *text = shown(conf);
-    ck_assert_ptr_nonnull(strstr(text, lmoe__arena_printf(arena, "train = %s", train)));
+    lmoe__conf *back = lmoe__conf_read_text(&ctx, "else/where/b.ini", text, strlen(text));
+    ck_assert_int_eq(lmoe__options_fill(&ctx, back, "data", options, &again, arena), LMOE_OK);
+    char *real = realpath(folder, NULL);
+    ck_assert_str_eq(again.train, lmoe__arena_printf(arena, "%s/t.bin", real));
+    ck_assert_str_eq(again.dir, lmoe__arena_printf(arena, "%s/runs/new", real));
+    ck_assert_str_eq(again.none, "");
+    free(real);
     free(text);
+    lmoe__conf_free(back);
     lmoe__conf_free(conf);
+    ck_assert_int_eq(chdir("/"), 0);
 }
 END_TEST
 
