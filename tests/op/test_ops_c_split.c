@@ -313,7 +313,7 @@ int main(void)
     tcase_add_loop_test(c, layouts_agree, 0, (int)(sizeof layouts / sizeof *layouts));
     suite_add_tcase(suite, c);
     SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
+    srunner_run_all(runner, CK_ENV);
     int failed = srunner_ntests_failed(runner);
     srunner_free(runner);
     return failed != 0;
