@@ -1,10 +1,133 @@
 /* SPDX-License-Identifier: Apache-2.0
- * tests/op/test_ops_b_edges.c: corners of the carry ops, their samplers and axis rules, and what
- * their shape functions refuse.
+ * tests/op/test_ops_b_edges.c: values and corners of the carry ops, their samplers and axis rules,
+ * and what their shape functions refuse.
  */
 #include "tests/op/carry_scenes.h"
 
+/* ---- values, from formulas of another form than the references' ---- */
+
+static double at(const tensor *x, const int64_t *index)
+{
+    int64_t i = 0;
+    for (int k = 0; k < x->d.rank; k++) i = i * x->d.dim[k] + index[k];
+    return lmoe_get(&x->b, i);
+}
+
+#define AT(x, ...) at(&(x), (int64_t[]){__VA_ARGS__})
+
+/* y_s = scale sum over j <= s of (q_s . exp(decay_j+1 + ... + decay_s) k_j) v_j */
+START_TEST(scan_values)
+{
+    for (int variant = 0; variant < VARIANTS; variant++) {
+        call c = scene(SCAN, variant, 2, 9, 0);
+        if (variant > 0) /* of moderate size: these sums are taken */
+            draw(&c.in[3], (lmoe_fill){LMOE_FILL_UNIFORM, -1, 0}, 3, 3);
+        run(&c);
+        for (int64_t i = 0; i < 2 * 9 * 2 * 2; i++) {
+            int64_t b = i / 36, s = i / 4 % 9, h = i / 2 % 2, v = i % 2;
+            double y = 0;
+            for (int64_t j = 0; j <= s; j++) {
+                for (int64_t k = 0; k < 3; k++) {
+                    double log = 0;
+                    for (int64_t m = j + 1; m <= s; m++)
+                        log += variant == 1   ? AT(c.in[3], h)
+                               : variant == 2 ? AT(c.in[3], b, m, h)
+                               : variant == 3 ? AT(c.in[3], b, m, h, k)
+                                              : 0;
+                    y += AT(c.in[0], b, s, h, k) * exp(log) * AT(c.in[1], b, j, h, k) *
+                         AT(c.in[2], b, j, h, v);
+                }
+            }
+            ck_assert_double_eq_tol(AT(c.out[0], b, s, h, v), scan_attrs.scale * y, 1e-12);
+        }
+    }
+}
+END_TEST
+
+START_TEST(conv_values)
+{
+    for (int variant = 0; variant < VARIANTS; variant++) {
+        call c = scene(CONV, variant, 2, 9, 0);
+        run(&c);
+        for (int64_t i = 0; i < 2 * 9 * 6; i++) {
+            int64_t b = i / 54, s = i / 6 % 9, h = i / 3 % 2, k = i % 3, kernel = 2 + variant % 3;
+            double p = 0;
+            for (int64_t j = s < kernel ? kernel - 1 - s : 0; j < kernel; j++)
+                p += AT(c.in[1], h, k, j) * AT(c.in[0], b, s + j - kernel + 1, h, k);
+            double y = variant & 1 ? p / (1 + exp(-p)) : p;
+            ck_assert_double_eq_tol(AT(c.out[0], b, s, h, k), y, 1e-12);
+        }
+    }
+}
+END_TEST
+
+/* Every weight is exp(scale q . k) over the sum of those of its visible set. */
+START_TEST(attention_values)
+{
+    for (int variant = 0; variant < VARIANTS; variant++) {
+        call c = scene(ATTENTION, variant, 1, 12, RESETS | CARRY);
+        run(&c);
+        const lmoe_attention_attrs *o = c.attrs;
+        int64_t heads = c.in[0].d.dim[2], each = heads / c.in[1].d.dim[2];
+        for (int64_t i = 0; i < 12 * heads; i++) {
+            int64_t s = i / heads, h = i % heads, start = (int64_t)AT(c.in[4], 0, s);
+            double total = 0, y[2] = {0, 0};
+            for (int64_t p = 0; p <= FIRST + s; p++) { /* by position; 0 ... FIRST-1 are cached */
+                bool old = p < FIRST;
+                if (p < start || (o->window && FIRST + s - p >= o->window)) continue;
+                double score = 0;
+                for (int64_t k = 0; k < 3; k++)
+                    score +=
+                        AT(c.in[0], 0, s, h, k) * (old ? AT(c.in[6], 0, p, h / each, k)
+                                                       : AT(c.in[1], 0, p - FIRST, h / each, k));
+                total += exp(o->scale * score);
+                for (int64_t v = 0; v < 2; v++)
+                    y[v] += exp(o->scale * score) * (old ? AT(c.in[7], 0, p, h / each, v)
+                                                         : AT(c.in[2], 0, p - FIRST, h / each, v));
+            }
+            for (int64_t v = 0; v < 2; v++)
+                ck_assert_double_eq_tol(AT(c.out[0], 0, s, h, v), y[v] / total, 1e-12);
+            ck_assert_double_eq_tol(AT(c.out[1], 0, s, h), log(total), 1e-12);
+        }
+    }
+}
+END_TEST
+
 /* ---- corners ---- */
+
+/* Where positions say nothing, the order in the sequence does. */
+START_TEST(equal_positions)
+{
+    call c = scene(ATTENTION, 0, 1, 5, 0);
+    draw(&c.in[3], (lmoe_fill){LMOE_FILL_CONST, FIRST, 0}, 0, 0);
+    draw(&c.in[0], (lmoe_fill){LMOE_FILL_CONST, 0, 0}, 0, 0);
+    run(&c);
+    for (int64_t s = 0; s < 5; s++)
+        ck_assert_double_eq_tol(AT(c.out[1], 0, s, 0), log((double)(s + 1)), 1e-14);
+}
+END_TEST
+
+/* A rank adds up what later ranks have for its own slice. */
+START_TEST(gradients_of_gathered_keys)
+{
+    const int64_t dim[] = {3, 2, 6, 1, 1};
+    for (int64_t rank = 0; rank < 3; rank++) {
+        lmoe_combine_attrs o = {rank, 3, 1};
+        call c = {.op = op_named("attention_grad_combine/1"), .attrs = &o};
+        for (int i = 0; i < 2; i++)
+            operand(&c, i, LMOE_F64,
+                    i ? "rank batch context kv_heads head_v" : "rank batch context kv_heads head_k",
+                    dim, LMOE_FILL_NORMAL, 0, 1, 8);
+        run(&c);
+        for (int64_t i = 0; i < 8; i++) {
+            int64_t b = i / 2 % 2, s = i % 2;
+            double sum = 0;
+            for (int64_t r = rank + 1; r < 3; r++) sum += AT(c.in[i / 4], r, b, 2 * rank + s, 0, 0);
+            ck_assert_double_eq_tol(AT(c.out[i / 4], b, s, 0, 0), sum, 1e-15);
+        }
+    }
+}
+END_TEST
 
 START_TEST(forgotten_is_gone)
 {
@@ -160,6 +283,11 @@ int main(void)
     TCase *t = tcase_create("properties");
     tcase_add_checked_fixture(t, call_setup, call_teardown);
     tcase_set_timeout(t, 60);
+    tcase_add_test(t, scan_values);
+    tcase_add_test(t, conv_values);
+    tcase_add_test(t, attention_values);
+    tcase_add_test(t, equal_positions);
+    tcase_add_test(t, gradients_of_gathered_keys);
     tcase_add_test(t, forgotten_is_gone);
     tcase_add_test(t, query_that_sees_nothing);
     tcase_add_test(t, ring_of_a_window);

@@ -84,7 +84,7 @@ static double score(const view *w, int64_t b, int64_t s, int64_t h, int64_t j)
 /* One query; p: room for a score of every key. */
 static void attend(const view *w, int64_t b, int64_t s, int64_t h, double *p, const lmoe_args *a)
 {
-    int64_t row = (b * w->seq + s) * w->heads + h, n = w->context + s + 1;
+    int64_t row = (b * w->seq + s) * w->heads + h, n = w->context + w->own;
     double most = -INFINITY, sum = 0;
     for (int64_t j = 0; j < n; j++) {
         p[j] = sees(w, b, s, j) ? score(w, b, s, h, j) : -INFINITY;
@@ -155,7 +155,6 @@ static void differentiate(const view *w, int64_t b, int64_t s, int64_t h, double
 {
     int64_t row = (b * w->seq + s) * w->heads + h, g = h * w->groups / w->heads;
     double lse = lmoe_get(w->lse, row), dy_y = 0;
-    if (lse == -INFINITY) return;
     for (int64_t i = 0; i < w->nv; i++)
         dy_y += lmoe_get(w->dy, row * w->nv + i) * lmoe_get(w->y, row * w->nv + i);
     for (int64_t j = 0; j < w->context + w->own; j++) {

@@ -14,16 +14,16 @@
  *   short_conv_summary/1      x, weight, reset, skip -> tail (b t ...), count (b), fresh (b)
  *   short_conv_combine/1      tail (r b t ...), count (r b), fresh (r b) -> tail, count
  *   short_conv_grad_summary/1 x, weight, reset, skip, dy, tail, count -> dtail (b t ...),
- *                             count (b), fresh (b)
- *   short_conv_grad_combine/1 dtail (r b t ...), count (r b), fresh (r b) -> dtail
+ *                             count (b)
+ *   short_conv_grad_combine/1 dtail (r b t ...), count (r b) -> dtail
  *
  * tail: the newest kernel-1 inputs, newest last, of which the last `count` rows are of this
  * document; other rows are not read, and are written as 0. reset at s: nothing before token s is
  * seen from s on, also if s is skipped. skip at s: the token is not in the sequence: y_s is 0, its
  * neighbours see through it. fresh: 1 if a segment holds a reset. A summary's tail and count are
  * those of the segment alone. In the backward summary dtail is the segment's own, at d(tail out) =
- * 0, and count the number of its tokens, at most kernel-1: what comes from later segments passes
- * through one that is shorter than the tail. Combine ops go one way each; `reverse` is not read.
+ * 0, and count the number of its tokens, at most kernel-1: what later segments add passes through
+ * one that is shorter than the tail. Combine ops go one way each; `reverse` is not read.
  */
 #include "core/op/carry.h"
 
@@ -79,8 +79,7 @@ static const lmoe_port grad_summary_in[] = {{.name = "x"},
                                             {.name = "tail", .flags = LMOE_PORT_OPTIONAL},
                                             {.name = "count", .flags = LMOE_PORT_OPTIONAL},
                                             {.name = NULL}};
-static const lmoe_port grad_summary_out[] = {
-    {.name = "dtail"}, {.name = "count"}, {.name = "fresh"}, {.name = NULL}};
+static const lmoe_port grad_summary_out[] = {{.name = "dtail"}, {.name = "count"}, {.name = NULL}};
 static const lmoe_port grad_combine_out[] = {{.name = "dtail"}, {.name = NULL}};
 static const char *const combine_forms[] = {"r b t ...", "r b: i32", "r b: i32"};
 
@@ -125,28 +124,25 @@ static lmoe_status grad_shape(lmoe_trace *t, const void *attrs, const lmoe_desc 
     return LMOE_OK;
 }
 
-/* Both summaries: tail or dtail, count, fresh. */
-static lmoe_status any_summary_shape(lmoe_trace *t, const lmoe_port *ports, const lmoe_desc *in,
-                                     int n_in, lmoe_desc *out)
+static lmoe_status summary_shape(lmoe_trace *t, const void *attrs, const lmoe_desc *in, int n_in,
+                                 lmoe_desc *out)
 {
     lmoe__letters l;
-    LMOE_TRY(bind(t, &l, ports, grad_forms, in, n_in));
+    LMOE_TRY(bind(t, &l, summary_in, op_forms, in, n_in));
     lmoe__letters_desc(&l, "b t ...", in[X].dtype, &out[0]);
     lmoe__letters_desc(&l, "b", LMOE_I32, &out[1]);
     out[2] = out[1];
     return LMOE_OK;
 }
 
-static lmoe_status summary_shape(lmoe_trace *t, const void *attrs, const lmoe_desc *in, int n_in,
-                                 lmoe_desc *out)
-{
-    return any_summary_shape(t, summary_in, in, n_in, out);
-}
-
 static lmoe_status grad_summary_shape(lmoe_trace *t, const void *attrs, const lmoe_desc *in,
                                       int n_in, lmoe_desc *out)
 {
-    return any_summary_shape(t, grad_summary_in, in, n_in, out);
+    lmoe__letters l;
+    LMOE_TRY(bind(t, &l, grad_summary_in, grad_forms, in, n_in));
+    lmoe__letters_desc(&l, "b t ...", in[X].dtype, &out[0]);
+    lmoe__letters_desc(&l, "b", LMOE_I32, &out[1]);
+    return LMOE_OK;
 }
 
 static lmoe_status combine_shape(lmoe_trace *t, const void *attrs, const lmoe_desc *in, int n_in,
@@ -206,7 +202,7 @@ static const lmoe_carry grad_carry = {.size = sizeof(lmoe_carry),
                                       .summary = "short_conv_grad_summary/1",
                                       .n_summary_in = 7,
                                       .summary_in = {0, 1, 2, 3, 4, 5, 6},
-                                      .n_summary = 3,
+                                      .n_summary = 2,
                                       .combine = "short_conv_grad_combine/1"};
 
 /* ---- derivative ---- */
@@ -338,7 +334,7 @@ static int sample_combine(int index, lmoe_case *c, const lmoe_port *ports, int r
     lmoe__letters_set(&l, 'r', "rank", o.ranks);
     lmoe__letters_set(&l, 'w', "kernel", kernel);
     lmoe__letters_set(&l, 't', "kernel", kernel - 1);
-    for (int i = 0; i < 3; i++) draw(c, i, ports[i].name, combine_forms[i], &l, false);
+    for (int i = 0; ports[i].name; i++) draw(c, i, ports[i].name, combine_forms[i], &l, false);
     memcpy(c->attrs.bytes, &o, sizeof o);
     c->flags = bench ? LMOE_CASE_BENCH : 0;
     return 1;
@@ -419,8 +415,8 @@ const lmoe_op lmoe__op_short_conv_grad_summary = {
     .inputs = grad_summary_in,
     .outputs = grad_summary_out,
     .shape = grad_summary_shape,
-    .rule = "b s ..., ... w, b s, b s, b s ..., b t ..., b -> b t ..., b, b "
-            "| whole s, whole w, whole t, same 1, same 2",
+    .rule = "b s ..., ... w, b s, b s, b s ..., b t ..., b -> b t ..., b "
+            "| whole s, whole w, whole t, same 1",
     .reference = lmoe__short_conv_grad_summary_ref,
     .sample = grad_summary_sample,
 };
@@ -431,7 +427,7 @@ const lmoe_op lmoe__op_short_conv_grad_combine = {
     .inputs = grad_summary_out,
     .outputs = grad_combine_out,
     .shape = grad_combine_shape,
-    .rule = "r b t ..., r b, r b -> b t ... | whole r, whole t",
+    .rule = "r b t ..., r b -> b t ... | whole r, whole t",
     .reference = lmoe__short_conv_grad_combine_ref,
     .sample = grad_combine_sample,
 };

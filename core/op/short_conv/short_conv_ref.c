@@ -235,7 +235,6 @@ lmoe_status lmoe__short_conv_grad_summary_ref(const lmoe_args *a)
         int64_t tokens = 0;
         for (int64_t s = 0; s < q.seq; s++) tokens += !lmoe__flag(q.skip, b * q.seq + s);
         lmoe_put(&a->out[1], b, (double)(tokens < q.tail_rows ? tokens : q.tail_rows));
-        lmoe_put(&a->out[2], b, holds_reset(&q));
     }
     sequence_free(&q);
     return LMOE_OK;
@@ -267,12 +266,13 @@ lmoe_status lmoe__short_conv_combine_ref(const lmoe_args *a)
     return LMOE_OK;
 }
 
-/* From the last segment on: row i of d(tail in) is the segment's own, and, if it neither forgets
- * nor fills the tail, what d(tail out) has at the place to which its tokens pushed the row. */
+/* From the last segment on: a row of d(tail in) is the segment's own, and what d(tail out) has at
+ * the place to which the segment's tokens pushed it. (A row that a reset forgot has no gradient
+ * there.) */
 lmoe_status lmoe__short_conv_grad_combine_ref(const lmoe_args *a)
 {
     const lmoe_combine_attrs *o = a->attrs;
-    const lmoe_buf *dtail = &a->in[0], *count = &a->in[1], *fresh = &a->in[2];
+    const lmoe_buf *dtail = &a->in[0], *count = &a->in[1];
     int64_t batch = dtail->dim[1], rows = dtail->dim[2];
     int64_t width = lmoe_buf_count(dtail) / (o->ranks * batch * rows);
     double *d = lmoe__ref_doubles(a, rows);
@@ -283,9 +283,8 @@ lmoe_status lmoe__short_conv_grad_combine_ref(const lmoe_args *a)
         for (int64_t r = o->ranks - 1; r > o->rank; r--) {
             int64_t tokens = (int64_t)lmoe_get(count, r * batch + b);
             for (int64_t row = rows - 1; row >= 0; row--) {
-                bool passes = !lmoe__flag(fresh, r * batch + b) && row >= tokens;
                 d[row] = lmoe_get(dtail, ((r * batch + b) * rows + row) * width + e) +
-                         (passes ? d[row - tokens] : 0);
+                         (row >= tokens ? d[row - tokens] : 0);
             }
         }
         for (int64_t row = 0; row < rows; row++)
