@@ -2,8 +2,9 @@
  * core/bench/check.c: is a kernel right?
  *
  *   error   = |kernel - reference in f64| / |reference in f64|, 2-norms over an output
- *   allowed = the larger of  factor * error of the reference run in the dtype under test
- *                            (factor 2; 3 for backward ops)
+ *   allowed = the larger of  factor * error of the reference run in the dtype under test, or with
+ *                            its inputs moved by one rounding of that dtype (what no algorithm can
+ *                            do without; factor 2, 3 for backward ops)
  *             and            op's tolerance * unit roundoff of that dtype
  *
  * Infinities and NaN must be where the reference has them, integers must be equal. Bits must not
@@ -55,9 +56,10 @@ static deviation compare(const lmoe_buf *got, const lmoe_buf *want)
     return d;
 }
 
-/* What a kernel's results are held against. */
+/* What a kernel's results are held against: the reference in f64, in the dtype under test, and in
+ * f64 with moved inputs. */
 typedef struct standard {
-    lmoe__run wide, narrow; /* the reference in f64, and in the dtype under test */
+    lmoe__run wide, narrow, nudged;
     double allowed[2 * LMOE_MAX_IO];
 } standard;
 
@@ -78,19 +80,31 @@ static const char *result_name(const lmoe__trial *t, int i)
     return i < t->n_in ? t->op->inputs[i].name : t->op->outputs[i - t->n_in].name;
 }
 
+static double error_of(const lmoe__run *r, const lmoe__run *wide, int i)
+{
+    lmoe_buf got = lmoe__run_buf(r, i), want = lmoe__run_buf(wide, i);
+    return compare(&got, &want).error;
+}
+
 static lmoe_status make_standard(lmoe__bench *b, const lmoe__trial *t, standard *s)
 {
     lmoe__bench_device host = {NULL, NULL};
+    double unit = roundoff(b->dtype);
     LMOE_TRY(lmoe__run_new(b->ctx, t, NULL, host, true, -1, -1, &s->wide));
+    LMOE_TRY(lmoe__run_new(b->ctx, t, NULL, host, true, -1, -1, &s->nudged));
     LMOE_TRY(lmoe__run_new(b->ctx, t, NULL, host, false, -1, -1, &s->narrow));
+    lmoe__run_nudge(&s->nudged, unit);
     LMOE_TRY(lmoe__run_once(&s->wide));
+    LMOE_TRY(lmoe__run_once(&s->nudged));
     LMOE_TRY(lmoe__run_once(&s->narrow));
     double factor = strstr(t->op->base.name, "_grad/") ? 3 : 2;
-    double floor = (t->op->tolerance > 0 ? t->op->tolerance : 8) * roundoff(b->dtype);
+    double floor = (t->op->tolerance > 0 ? t->op->tolerance : 8) * unit;
     for (int i = 0; i < t->n_in + t->n_out; i++) {
         if (!is_result(t, i)) continue;
-        lmoe_buf narrow = lmoe__run_buf(&s->narrow, i), wide = lmoe__run_buf(&s->wide, i);
-        s->allowed[i] = fmax(factor * compare(&narrow, &wide).error, floor);
+        double error = error_of(&s->narrow, &s->wide, i);
+        if (lmoe_dtype_is_float(s->wide.buf[i].dtype))
+            error = fmax(error, error_of(&s->nudged, &s->wide, i));
+        s->allowed[i] = fmax(factor * error, floor);
     }
     return LMOE_OK;
 }
@@ -258,6 +272,7 @@ static lmoe_status check_case(lmoe__bench *b, const lmoe__trial *t, int index, t
     }
     lmoe__run_free(&s.wide);
     lmoe__run_free(&s.narrow);
+    lmoe__run_free(&s.nudged);
     return status;
 }
 
