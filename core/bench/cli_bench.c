@@ -2,6 +2,7 @@
  * core/bench/cli_bench.c: lmoe bench: tests kernels against references, and times them.
  */
 #include "core/bench/bench.h"
+#include "core/cli/cli.h"
 #include "core/conf/conf.h"
 #include "core/plug/plug.h"
 
@@ -12,7 +13,8 @@
 static const char usage[] =
     "usage: lmoe bench [op [PATTERN]] [--check] [--time] [--large] [--all]\n"
     "       lmoe bench gemm [M N K]\n"
-    "options of both:\n"
+    "       lmoe bench step FILE [--set section.key=value]... [--steps N]\n"
+    "options of the first two:\n"
     "  --device CLASS     device whose kernels are meant (device/cpu)\n"
     "  --plugin-path DIR  folders searched for its plugin first, separated by ':'\n"
     "  --threads N        threads (default: what the device would use)\n"
@@ -158,6 +160,8 @@ int lmoe__cli_bench(lmoe_ctx *ctx, int argc, char **argv)
     request q;
     lmoe__bench b;
     memset(&b, 0, sizeof b);
+    if (argc > 1 && strcmp(argv[1], "step") == 0)
+        return lmoe__cli_bench_step(ctx, argc - 1, argv + 1);
     const char *wrong = read_request(argc, argv, &q);
     if (wrong) {
         fprintf(stderr, "%s%s%s", wrong, *wrong ? "\n" : "", usage);

@@ -19,6 +19,7 @@ int lmoe__cli_config(lmoe_ctx *ctx, int argc, char **argv);
 int lmoe__cli_data(lmoe_ctx *ctx, int argc, char **argv);
 int lmoe__cli_plugin(lmoe_ctx *ctx, int argc, char **argv);
 int lmoe__cli_bench(lmoe_ctx *ctx, int argc, char **argv);
+int lmoe__cli_bench_step(lmoe_ctx *ctx, int argc, char **argv); /* of lmoe bench */
 
 enum { LMOE__EXIT_FAILED = 1, LMOE__EXIT_CONFIG = 2, LMOE__EXIT_SAVED = 75 };
 
