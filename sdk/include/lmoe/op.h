@@ -149,8 +149,9 @@ typedef struct lmoe_op {
      * so splitting it gives partial results. Clauses: shape i (of operand i only the shape is
      * read); same i (result i is no sum: whole when the split letter is not in it); whole x; order
      * s (split along with the carry); linear i (a partial operand i may pass through); ragged r
-     * (rows numbered within a rank); offset v (ids relative to a shard). NULL: inputs must be
-     * whole. Ports past the written terms, and carry ports, take no part. */
+     * (rows numbered within a rank: a rank's own wherever the tokens, letters b and s, are split);
+     * offset v (ids relative to a shard). NULL: inputs must be whole. Ports past the written
+     * terms, and carry ports, take no part. */
     const char *rule;
     /* Writes the rule for these attributes and inputs into text (n bytes); used when `rule` is
      * NULL. */
