@@ -157,6 +157,11 @@ static int sample(int index, lmoe_case *c)
         {"b s e, h c -> s h", "batch seq embed", "hidden c", {2, 13, 7}, {5, 3}, 0},
         {", s e -> e s", "", "seq embed", {0}, {5, 3}, 0},
         {"b s e -> e", "batch seq embed", NULL, {2, 127, 33}, {0}, 0},
+        {"b s e -> e", "batch seq embed", NULL, {2, 1000, 129}, {0}, 0}, /* long sums, few results
+                                                                          */
+        {"b s e -> b", "batch seq embed", NULL, {2, 513, 129}, {0}, 0},
+        {"b s e, b s e -> ", "batch seq embed", "batch seq embed", {2, 257, 131}, {2, 257, 131}, 0},
+        {"b s h k -> b h s k", "batch seq heads head_k", NULL, {2, 65, 3, 33}, {0}, 0},
         {"b s e -> b", "batch seq embed", NULL, {5, 63, 2}, {0}, 0},
         {"b s e -> b e", "batch seq embed", NULL, {2, 65, 19}, {0}, 0},
         {"b s e -> ", "batch seq embed", NULL, {2, 65, 19}, {0}, 0},
@@ -188,6 +193,13 @@ static int sample(int index, lmoe_case *c)
          "batch seq hidden",
          {16, 256, 256},
          {16, 256, 256},
+         LMOE_CASE_BENCH},
+        {"b s e -> e", "batch seq embed", NULL, {16, 256, 256}, {0}, LMOE_CASE_BENCH},
+        {"b s h k -> b h k s",
+         "batch seq heads head_k",
+         NULL,
+         {16, 256, 4, 64},
+         {0},
          LMOE_CASE_BENCH},
     };
     if (index >= (int)(sizeof cases / sizeof *cases)) return 0;
