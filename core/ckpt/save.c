@@ -96,8 +96,8 @@ static void cut(const lmoe__ckpt_options *o, lmoe__ckpt_kind kind, shards *s)
         int64_t bytes = lmoe_desc_bytes(&o->tensors[i].desc);
         shard *last = s->count > first ? &s->items[s->count - 1] : NULL;
         if (!last || last->bytes > limit - bytes || last->n == LMOE__ST_MAX_TENSORS) {
-            LMOE_PUSH(s->items, s->count, s->capacity,
-                      ((shard){.kind = kind, .number = s->count - first + 1}));
+            shard next = {.kind = kind, .number = s->count - first + 1};
+            LMOE_PUSH(s->items, s->count, s->capacity, next);
             last = &s->items[s->count - 1];
         }
         LMOE_PUSH(last->which, last->n, last->capacity, i);
