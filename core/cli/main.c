@@ -6,13 +6,18 @@
  */
 #include "core/cli/cli.h"
 
+static int data(lmoe_ctx *ctx, int argc, char **argv)
+{
+    return lmoe__cli_data(ctx, argc - 1, argv + 1);
+}
+
 static const lmoe__command commands[] = {
     {"train", lmoe__cli_train,
      "train a model from an INI file; goes on where an earlier run stopped"},
     {"generate", lmoe__cli_generate, "continue a text with a trained model"},
     {"plan", lmoe__cli_plan, "parameters, FLOPs and memory of a run, without running it"},
     {"config", lmoe__cli_config, "check or show a configuration"},
-    {"data", lmoe__cli_data, "prepare, look at and verify token files"},
+    {"data", data, "prepare, look at and verify token files"},
     {"plugin", lmoe__cli_plugin, "list plugins and their options"},
     {"bench", lmoe__cli_bench, "test kernels against their references and time them"},
 };
