@@ -408,7 +408,7 @@ const lmoe_op lmoe__op_scan_diag_grad = {
     .reference = lmoe__scan_diag_grad_ref,
     .sample = grad_sample,
     .flops = grad_flops,
-    .tolerance = 24,
+    .tolerance = 64, /* ddecay of (heads) is one long sum of both signs */
 };
 
 const lmoe_op lmoe__op_scan_diag_summary = {

@@ -32,14 +32,15 @@ static int64_t at(const lane *c, int64_t s, int64_t n, int64_t i)
     return (token(c, s) * c->heads + c->h) * n + i;
 }
 
+/* Where the decay of (token s, row i of the state) stands. */
+static int64_t decay_index(const lane *c, int64_t s, int64_t i)
+{
+    return c->decay->rank == 1 ? c->h : c->decay->rank == 3 ? at(c, s, 1, 0) : at(c, s, c->nk, i);
+}
+
 static double decay_at(const lane *c, int64_t s, int64_t i)
 {
-    switch (c->decay->dtype == LMOE_NONE ? 0 : c->decay->rank) {
-    case 1: return lmoe_get(c->decay, c->h);
-    case 3: return lmoe_get(c->decay, at(c, s, 1, 0));
-    case 4: return lmoe_get(c->decay, at(c, s, c->nk, i));
-    default: return 0;
-    }
+    return lmoe_buf_present(c->decay) ? lmoe_get(c->decay, decay_index(c, s, i)) : 0;
 }
 
 /* exp(log) x; what is forgotten is gone, whatever it was. */
@@ -158,28 +159,23 @@ lmoe_status lmoe__scan_diag_ref(const lmoe_args *a)
 
 /* ---- its derivative ---- */
 
-/* Adds exp(decay_s) rowsum(g * before) to ddecay, in decay's own form. */
+/* Adds exp(decay_s) rowsum(g * before) to ddecay, which has decay's form. */
 static void add_ddecay(const lane *c, int64_t s, const double *g, const double *before,
-                       const lmoe_buf *ddecay)
+                       double *ddecay)
 {
-    for (int64_t i = 0; i < c->nk; i++) {
+    for (int64_t i = 0; lmoe_buf_present(c->decay) && i < c->nk; i++) {
         double sum = 0;
         for (int64_t j = 0; j < c->nv; j++) sum += g[i * c->nv + j] * before[i * c->nv + j];
-        sum = faded(decay_at(c, s, i), sum);
-        switch (c->decay->dtype == LMOE_NONE ? 0 : c->decay->rank) {
-        case 1: lmoe_put_add(ddecay, c->h, sum); break;
-        case 3: lmoe_put_add(ddecay, at(c, s, 1, 0), sum); break;
-        case 4: lmoe_put_add(ddecay, at(c, s, c->nk, i), sum); break;
-        default: break;
-        }
+        ddecay[decay_index(c, s, i)] += faded(decay_at(c, s, i), sum);
     }
 }
 
 /* One lane: forwards to know the state before each token (after its reset), then backwards. */
-static void grad_lane(const lane *c, const lmoe_args *a, double *before, double *m, double *g)
+static void grad_lane(const lane *c, const lmoe_args *a, double *before, double *m, double *g,
+                      double *ddecay)
 {
     int64_t n = c->nk * c->nv;
-    const lmoe_buf *dq = &a->out[0], *dk = &a->out[1], *dv = &a->out[2], *ddecay = &a->out[3];
+    const lmoe_buf *dq = &a->out[0], *dk = &a->out[1], *dv = &a->out[2];
     load(c, lmoe__buf_at(a->in, a->n_in, 7), m);
     for (int64_t s = 0; s < c->seq; s++) {
         if (lmoe__flag(c->reset, token(c, s))) forget(c, m);
@@ -215,14 +211,15 @@ lmoe_status lmoe__scan_diag_grad_ref(const lmoe_args *a)
     lane c = lane_of(a, &a->in[1], &a->in[2]);
     c.q = &a->in[0], c.k = &a->in[1], c.v = &a->in[2], c.dy = &a->in[6];
     c.decay = &a->in[3], c.reset = &a->in[4], c.skip = &a->in[5];
-    int64_t n = c.nk * c.nv;
-    double *memory = lmoe__ref_doubles(a, n * (c.seq + 2));
+    int64_t n = c.nk * c.nv, decays = lmoe_buf_present(c.decay) ? lmoe_buf_count(c.decay) : 0;
+    double *memory = lmoe__ref_doubles(a, n * (c.seq + 2) + decays);
     if (!memory) return LMOE_E_MEMORY;
-    lmoe__buf_fill(&a->out[3], 0);
+    double *m = memory, *g = m + n, *before = g + n, *ddecay = before + n * c.seq;
     for (int64_t i = 0; i < c.batch * c.heads; i++) {
         enter(&c, i);
-        grad_lane(&c, a, memory + 2 * n, memory, memory + n);
+        grad_lane(&c, a, before, m, g, ddecay);
     }
+    for (int64_t i = 0; i < decays; i++) lmoe_put(&a->out[3], i, ddecay[i]);
     free(memory);
     return LMOE_OK;
 }
