@@ -8,9 +8,9 @@
  *            = ddecay_{s+1} + q_s * dq'_s - k_s * dk'_s
  *
  * where the primes leave out what token s gives to itself: that part is the same in both products,
- * and without it the difference stays exact where decays are strong. The sum starts anew at each
- * block of tokens, from M and G at the block's end, and at each token that forgets; so its rounding
- * errors do not grow with the sequence.
+ * and without it the difference stays exact where decays are strong. At the edges of each block of
+ * tokens ddecay = rowsum(G * M) is computed directly; the differences go from there to the block's
+ * middle, and start anew at each token that forgets: so rounding errors do not add up along seq.
  */
 #include "scan.h"
 
@@ -28,9 +28,9 @@ typedef struct room {
     float *out;              /* (token k) or (token v): a result */
     scan_decays decays;
     scan_pairs *p, *dp; /* (group) of q and k, of dy and v */
-    float *sum;         /* (k) ddecay of the token after */
-    float *own;         /* (block token k) q * dq' of all tokens, then ddecay */
-    float *states;      /* (block v k) M^T at the end of each block */
+    float *edge[2];     /* (k) rowsum(G * M) at the start and the end of a block */
+    float *own;         /* (block token k) of all tokens: q * dq', then less k * dk', then ddecay */
+    float *states;      /* (block v k) M^T at the start of each block */
 } room;
 
 typedef struct sizes {
@@ -63,7 +63,7 @@ static size_t cut(char *memory, const sizes *s, room *r)
     r->decays.e = cpu_take(&cursor, SCAN_GROUPS * s->k);
     r->p = scan_take_pairs(&cursor);
     r->dp = scan_take_pairs(&cursor);
-    r->sum = cpu_take(&cursor, s->k);
+    for (int i = 0; i < 2; i++) r->edge[i] = cpu_take(&cursor, s->k);
     if (s->ddecay) {
         r->own = cpu_take(&cursor, s->blocks * SCAN_BLOCK * s->k);
         r->states = cpu_take(&cursor, s->blocks * s->k * s->v);
@@ -152,6 +152,8 @@ static void sweep_forwards(walk *w)
     scan_load_state(&w->c, &in[CARRY], k, in[V].dim[3], 1, r->state_t);
     for (int64_t block = 0; block < w->n.blocks; block++) {
         load_block(w, block, 1);
+        if (w->n.ddecay)
+            memcpy(r->states + block * state, r->state_t, sizeof(float) * (size_t)state);
         clear(r->out, w->tokens, w->n.k);
         scan_stream s = {.tokens = w->tokens,
                          .rows = w->n.v,
@@ -168,23 +170,42 @@ static void sweep_forwards(walk *w)
         if (r->decays.fade == SCAN_ALL) finish_dq(w, SCAN_ALL, own);
         if (r->decays.fade == SCAN_ROWS) finish_dq(w, SCAN_ROWS, own);
         scan_store(&w->c, dq, k, w->begin, w->tokens, 1, r->out);
-        if (w->n.ddecay)
-            memcpy(r->states + block * state, r->state_t, sizeof(float) * (size_t)state);
     }
 }
 
 /* ---- backwards: dk, dv, ddecay ---- */
 
-/* sum = rowsum(G * M) at the block's end */
-static void start_sum(const walk *w, int64_t block)
+/* edge = rowsum(G * M), from M^T and G^T */
+static void put_edge(const walk *w, const float *state_t, const float *grad_t, float *edge)
 {
-    const room *r = &w->r;
-    const float *state = r->states + block * w->n.k * w->n.v;
-    for (int64_t d = 0; d < w->n.k; d += CPU_LANES) {
-        cpu_vec s = {0};
-        for (int64_t i = d; i < w->n.k * w->n.v; i += w->n.k)
-            s += cpu_load(state + i) * cpu_load(r->grad_t + i);
-        cpu_store(r->sum + d, s);
+    int64_t k = w->n.k;
+    for (int64_t d = 0; d < k; d += CPU_LANES) {
+        cpu_vec s = cpu_all(0);
+        for (int64_t i = d; i < k * w->n.v; i += k)
+            s += cpu_load(state_t + i) * cpu_load(grad_t + i);
+        cpu_store(edge + d, s);
+    }
+}
+
+/* own, the differences between the ddecay of one token and the next, becomes ddecay. */
+CPU_INLINE void sum_differences(const walk *w, scan_fade fade, float *own)
+{
+    const float *a = w->r.decays.a;
+    int64_t n = w->n.k, middle = w->tokens / 2;
+    for (int64_t d = 0; d < n; d += CPU_LANES) {
+        cpu_vec sum = cpu_load(w->r.edge[0] + d);
+        for (int64_t t = 0; t < middle; t++) {
+            cpu_vec difference = cpu_load(own + t * n + d);
+            sum = cpu_where(scan_factor(fade, a, n, t, d) != 0, sum);
+            cpu_store(own + t * n + d, sum);
+            sum -= difference;
+        }
+        sum = cpu_load(w->r.edge[1] + d);
+        for (int64_t t = w->tokens - 1; t >= middle; t--) {
+            sum += cpu_load(own + t * n + d);
+            sum = cpu_where(scan_factor(fade, a, n, t, d) != 0, sum);
+            cpu_store(own + t * n + d, sum);
+        }
     }
 }
 
@@ -210,19 +231,17 @@ static void put_ddecay(walk *w, int64_t t, const float *row)
         *w->partial += sum;
 }
 
-/* out, what the gradient at the group's end gives to dk, becomes dk; with_sum: own becomes ddecay.
- *   dk_j = (a_{j+1} ... a_3) out_j + sum_{i >= j} (dy_i . v_j) scale q_i a_{j+1} ... a_i */
-CPU_INLINE void finish_dk(walk *w, scan_fade fade, int with_sum)
+/* out, what the gradient at the group's end gives to dk, becomes dk. own, if not NULL: less k *
+ * dk'. dk_j = (a_{j+1} ... a_3) out_j + sum_{i >= j} (dy_i . v_j) scale q_i a_{j+1} ... a_i */
+CPU_INLINE void finish_dk(const walk *w, scan_fade fade, float *own)
 {
     const room *r = &w->r;
     int64_t n = w->n.k, groups = (w->tokens + SCAN_GROUP - 1) / SCAN_GROUP;
-    float *own = with_sum ? r->own + w->begin * n : NULL;
     for (int64_t g = groups - 1; g >= 0; g--) {
         int64_t t = g * SCAN_GROUP;
         const float(*p)[SCAN_GROUP] = r->dp[t / SCAN_GROUP];
         for (int64_t d = 0; d < n; d += CPU_LANES) {
             cpu_vec q[SCAN_GROUP], f = cpu_all(1), after = {0};
-            cpu_vec sum = with_sum ? cpu_load(r->sum + d) : (cpu_vec){0};
             CPU_UNROLL
             for (int j = SCAN_GROUP - 1; j >= 0; j--) {
                 int64_t at = (t + j) * n + d;
@@ -234,25 +253,19 @@ CPU_INLINE void finish_dk(walk *w, scan_fade fade, int with_sum)
                     after = a;
                 }
                 for (int i = j + 1; i < SCAN_GROUP; i++) dk += p[i][j] * q[i];
-                if (with_sum) {
-                    sum += cpu_load(own + at) - cpu_load(r->k + at) * dk;
-                    sum = cpu_where(a != 0, sum);
-                    cpu_store(own + at, sum);
-                }
+                if (own) cpu_store(own + at, cpu_load(own + at) - cpu_load(r->k + at) * dk);
                 q[j] = cpu_load(r->q + at);
                 cpu_store(r->out + at, dk + p[j][j] * q[j]);
             }
-            if (with_sum) cpu_store(r->sum + d, sum);
         }
     }
 }
 
-static void block_dk(walk *w, int64_t block)
+static void block_dk(walk *w)
 {
     const room *r = &w->r;
     const lmoe_buf *dk = &w->a->out[DK];
     if (!lmoe_buf_present(dk) && !w->n.ddecay) return;
-    if (w->n.ddecay) start_sum(w, block);
     clear(r->out, w->tokens, w->n.k);
     scan_stream s = {.tokens = w->tokens,
                      .rows = w->n.v,
@@ -265,12 +278,25 @@ static void block_dk(walk *w, int64_t block)
                      .e = r->decays.e,
                      .out = r->out};
     scan_run(&s, r->decays.fade == SCAN_ROWS ? SCAN_LANES : r->decays.fade);
-    if (r->decays.fade == SCAN_KEEP) finish_dk(w, SCAN_KEEP, 0);
-    if (r->decays.fade == SCAN_ALL) finish_dk(w, SCAN_ALL, w->n.ddecay);
-    if (r->decays.fade == SCAN_ROWS) finish_dk(w, SCAN_ROWS, w->n.ddecay);
+    float *own = w->n.ddecay ? r->own + w->begin * w->n.k : NULL;
+    if (r->decays.fade == SCAN_KEEP) finish_dk(w, SCAN_KEEP, NULL);
+    if (r->decays.fade == SCAN_ALL) finish_dk(w, SCAN_ALL, own);
+    if (r->decays.fade == SCAN_ROWS) finish_dk(w, SCAN_ROWS, own);
     scan_store(&w->c, dk, w->a->in[K].dim[3], w->begin, w->tokens, -1, r->out);
-    for (int64_t t = w->tokens - 1; w->n.ddecay && t >= 0; t--)
-        put_ddecay(w, t, r->own + (w->begin + t) * w->n.k);
+}
+
+/* After block_dk: the gradient is that at the block's start. */
+static void block_ddecay(walk *w, int64_t block)
+{
+    room *r = &w->r;
+    if (!w->n.ddecay) return;
+    float *own = r->own + w->begin * w->n.k, *end = r->edge[0];
+    put_edge(w, r->states + block * w->n.k * w->n.v, r->grad_t, r->edge[0]);
+    if (r->decays.fade == SCAN_ALL) sum_differences(w, SCAN_ALL, own);
+    if (r->decays.fade == SCAN_ROWS) sum_differences(w, SCAN_ROWS, own);
+    for (int64_t t = w->tokens - 1; t >= 0; t--) put_ddecay(w, t, own + t * w->n.k);
+    r->edge[0] = r->edge[1]; /* one block's start is the end of the one before */
+    r->edge[1] = end;
 }
 
 /* out = what dv gets from tokens of its own group: dv_j = sum_{i >= j} p_ij dy_i */
@@ -318,9 +344,11 @@ static void sweep_backwards(walk *w)
     int64_t k = in[Q].dim[3], v = in[V].dim[3];
     scan_load_state(&w->c, &in[DCARRY], k, v, 0, w->r.grad);
     scan_load_state(&w->c, &in[DCARRY], k, v, 1, w->r.grad_t);
+    if (w->n.ddecay) put_edge(w, w->r.state_t, w->r.grad_t, w->r.edge[1]);
     for (int64_t block = w->n.blocks - 1; block >= 0; block--) {
         load_block(w, block, -1);
-        block_dk(w, block);
+        block_dk(w);
+        block_ddecay(w, block);
         block_dv(w);
     }
     scan_store_state(&w->c, &w->a->out[DCARRY_OUT], k, v, w->r.grad);

@@ -1,0 +1,216 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * plugins/device/cpu/attention_grad.c: attention_grad/1, from the forward op's log-sum-exp
+ * (attention.h).
+ *
+ *   p = exp(scale q . k - lse)          ds = p (dy . v - dy . y)
+ *   dq = scale sum of ds k              dk = scale sum of ds q         dv = sum of p dy
+ *
+ * A thread takes a kv head of a sequence and owns the gradients of its keys: blocks of queries add
+ * to them one after another.
+ */
+#include "attention.h"
+
+enum {
+    Q,
+    K,
+    V,
+    POSITIONS,
+    DOCUMENT,
+    SKIP,
+    Y,
+    LSE,
+    DY,
+    KEYS,
+    VALUES,
+    KEY_POSITIONS,
+    DK_MORE,
+    DV_MORE
+};
+enum { DQ, DK, DV, DKEYS, DVALUES };
+
+/* A thread's memory. */
+typedef struct room {
+    attention_block q;
+    float *query, *query_t; /* (lane k), (k lane), both times scale */
+    float *dy, *dy_t;       /* (lane v), (v lane) */
+    float *dq;              /* (lane k) */
+    float *lse, *dot;       /* (lane); dot: dy . y */
+    float *keys, *values;   /* (key k), (key v) of a tile */
+    float *p, *ds;          /* (key lane) */
+    float *part;            /* (key k) or (key v): what a block adds to the gradients of a tile */
+    float *dkeys, *dvalues; /* (keys k), (keys v): all keys */
+} room;
+
+static size_t cut(char *memory, const attention *t, room *r)
+{
+    char *cursor = memory;
+    r->query = cpu_take(&cursor, t->lanes * t->kp);
+    r->query_t = cpu_take(&cursor, t->kp * t->lanes);
+    r->dy = cpu_take(&cursor, t->lanes * t->vp);
+    r->dy_t = cpu_take(&cursor, t->vp * t->lanes);
+    r->dq = cpu_take(&cursor, t->lanes * t->kp);
+    r->lse = cpu_take(&cursor, t->lanes);
+    r->dot = cpu_take(&cursor, t->lanes);
+    r->keys = cpu_take(&cursor, ATTENTION_KEYS * t->kp);
+    r->values = cpu_take(&cursor, ATTENTION_KEYS * t->vp);
+    r->p = cpu_take(&cursor, ATTENTION_KEYS * t->lanes);
+    r->ds = cpu_take(&cursor, ATTENTION_KEYS * t->lanes);
+    r->part = cpu_take(&cursor, ATTENTION_KEYS * cpu_max(t->kp, t->vp));
+    r->dkeys = cpu_take(&cursor, t->keys * t->kp);
+    r->dvalues = cpu_take(&cursor, t->keys * t->vp);
+    attention_take(&cursor, t, &r->q);
+    return (size_t)(cursor - memory);
+}
+
+/* Lanes of x as padded rows, times factor; zeros past the last. */
+static void load_lanes(const attention *t, const attention_block *q, const lmoe_buf *x, int64_t n,
+                       float factor, float *to)
+{
+    int64_t padded = cpu_padded(n);
+    memset(to, 0, sizeof *to * (size_t)(t->lanes * padded));
+    for (int64_t l = 0; l < q->n; l++) {
+        const float *from = attention_lane(t, q, x, l, n);
+        CPU_SIMD
+        for (int64_t d = 0; d < n; d++) to[l * padded + d] = factor * from[d];
+    }
+}
+
+static void load_block(const lmoe_args *a, const attention *t, room *r)
+{
+    attention_block *q = &r->q;
+    attention_enter(t, 0, t->keys, q);
+    load_lanes(t, q, &a->in[Q], t->nk, t->scale, r->query);
+    load_lanes(t, q, &a->in[DY], t->nv, 1, r->dy);
+    attention_turn(t, q, &a->in[Q], t->nk, t->scale, r->query_t);
+    attention_turn(t, q, &a->in[DY], t->nv, 1, r->dy_t);
+    memset(r->dq, 0, sizeof *r->dq * (size_t)(t->lanes * t->kp));
+    for (int64_t l = 0; l < t->lanes; l++) {
+        float lse = 0, dot = 0;
+        if (l < q->n) {
+            const float *dy = r->dy + l * t->vp, *y = attention_lane(t, q, &a->in[Y], l, t->nv);
+            CPU_SIMD_SUM(dot)
+            for (int64_t d = 0; d < t->nv; d++) dot += dy[d] * y[d];
+            lse = *attention_lane(t, q, &a->in[LSE], l, 1);
+        }
+        r->lse[l] = lse == -INFINITY ? INFINITY : lse; /* sees nothing */
+        r->dot[l] = dot;
+    }
+}
+
+/* p: scores become exp(scores - lse); ds: dy . v becomes p (dy . v - dot) */
+static void soften(int64_t count, int64_t lanes, const float *restrict lse,
+                   const float *restrict dot, float *restrict p, float *restrict ds)
+{
+    for (int64_t j = 0; j < count; j++, p += lanes, ds += lanes) {
+        CPU_SIMD
+        for (int64_t l = 0; l < lanes; l++) {
+            float e = cpu_expf(p[l] - lse[l]);
+            p[l] = e;
+            ds[l] = e * (ds[l] - dot[l]);
+        }
+    }
+}
+
+/* Adds the rows of a tile to those of its keys. */
+static void add_part(const attention_block *q, int64_t first, int64_t count, int64_t n,
+                     const float *restrict part, float *restrict all)
+{
+    for (int64_t j = 0; j < count; j++, part += n) {
+        float *restrict to = all + q->list[first + j] * n;
+        CPU_SIMD
+        for (int64_t d = 0; d < n; d++) to[d] += part[d];
+    }
+}
+
+static void add_tile(const attention *t, room *r, int64_t first)
+{
+    const attention_block *q = &r->q;
+    int64_t n = cpu_min(ATTENTION_KEYS, q->listed - first), lanes = t->lanes;
+    attention_gather(t, q, t->k, t->cached_k, t->nk, first, n, r->keys);
+    attention_gather(t, q, t->v, t->cached_v, t->nv, first, n, r->values);
+    tile_multiply(n, lanes, t->kp, r->keys, t->kp, r->query_t, lanes, r->p, lanes);
+    tile_multiply(n, lanes, t->vp, r->values, t->vp, r->dy_t, lanes, r->ds, lanes);
+    attention_mask(t, q, first, n, r->p);
+    soften(n, lanes, r->lse, r->dot, r->p, r->ds);
+    tile_multiply(n, t->vp, q->n, r->p, lanes, r->dy, t->vp, r->part, t->vp);
+    add_part(q, first, n, t->vp, r->part, r->dvalues);
+    tile_multiply(n, t->kp, q->n, r->ds, lanes, r->query, t->kp, r->part, t->kp);
+    add_part(q, first, n, t->kp, r->part, r->dkeys);
+    tile_add_transposed(q->n, t->kp, n, r->ds, lanes, r->keys, t->kp, r->dq, t->kp);
+}
+
+static void put_dq(const attention *t, const room *r, const lmoe_buf *dq)
+{
+    for (int64_t l = 0; l < r->q.n && lmoe_buf_present(dq); l++) {
+        float *to = attention_lane(t, &r->q, dq, l, t->nk);
+        const float *from = r->dq + l * t->kp;
+        CPU_SIMD
+        for (int64_t d = 0; d < t->nk; d++) to[d] = t->scale * from[d];
+    }
+}
+
+/* out (batch row kv_heads n) of one kv head = gradients (row padded n) + more, which may be absent
+ */
+static void put_keys(const attention *t, const attention_block *q, const lmoe_buf *out,
+                     const lmoe_buf *more, int64_t n, const float *from)
+{
+    if (!lmoe_buf_present(out)) return;
+    for (int64_t i = 0; i < out->dim[1]; i++, from += cpu_padded(n)) {
+        int64_t at = ((q->b * out->dim[1] + i) * t->groups + q->g) * n;
+        float *to = (float *)out->data + at;
+        cpu_copy(to, from, n);
+        const float *plus = more->data;
+        for (int64_t d = 0; d < (plus ? n : 0); d++) to[d] += plus[at + d];
+    }
+}
+
+static void run(void *arg, int64_t begin, int64_t end, int thread)
+{
+    static const lmoe_buf none;
+    const lmoe_args *a = arg;
+    attention t = attention_of(a, &a->in[KEYS]);
+    room r;
+    size_t bytes = cut(NULL, &t, &r);
+    cut((char *)a->workspace + (size_t)thread * bytes, &t, &r);
+    for (int64_t i = begin; i < end; i++) {
+        r.q.b = i / t.groups;
+        r.q.g = i % t.groups;
+        memset(r.dkeys, 0, sizeof *r.dkeys * (size_t)(t.keys * t.kp));
+        memset(r.dvalues, 0, sizeof *r.dvalues * (size_t)(t.keys * t.vp));
+        for (r.q.first = 0; r.q.first < t.seq; r.q.first += t.queries) {
+            load_block(a, &t, &r);
+            for (int64_t first = 0; first < r.q.listed; first += ATTENTION_KEYS)
+                add_tile(&t, &r, first);
+            put_dq(&t, &r, &a->out[DQ]);
+        }
+        put_keys(&t, &r.q, &a->out[DKEYS], &none, t.nk, r.dkeys);
+        put_keys(&t, &r.q, &a->out[DVALUES], &none, t.nv, r.dvalues);
+        put_keys(&t, &r.q, &a->out[DK], &a->in[DK_MORE], t.nk, r.dkeys + t.context * t.kp);
+        put_keys(&t, &r.q, &a->out[DV], &a->in[DV_MORE], t.nv, r.dvalues + t.context * t.vp);
+    }
+}
+
+static lmoe_status launch(const lmoe_args *a)
+{
+    attention t = attention_of(a, &a->in[KEYS]);
+    int64_t cost = t.seq * t.share * t.keys * (t.kp + t.vp) / 16;
+    return lmoe_parallel(a->ctx, t.batch * t.groups, cpu_grain(cost), run, (void *)a);
+}
+
+static size_t workspace(const lmoe_args *a)
+{
+    attention t = attention_of(a, &a->in[KEYS]);
+    room r;
+    return (size_t)lmoe_threads(a->ctx) * cut(NULL, &t, &r);
+}
+
+static int can(const lmoe_args *a)
+{
+    for (int i = Q; i <= DV_MORE; i++) {
+        int number = i == POSITIONS || i == DOCUMENT || i == SKIP || i == KEY_POSITIONS;
+        if (!number && !cpu_f32_or_absent(&a->in[i])) return 0;
+    }
+    return 1;
+}
+
+CPU_KERNEL(attention_grad, 1, can, workspace, launch)
