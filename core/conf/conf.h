@@ -90,6 +90,12 @@ void lmoe__option_describe(const lmoe_option *option, lmoe__text *out);
 /* The table as the lines of an INI section: comments, then each default. */
 void lmoe__options_print_ini(FILE *f, const lmoe_option *table);
 
+/* A section of run files and its options, for the reference page (docs/ini.md). */
+typedef struct lmoe__section_table {
+    const char *section; /* NULL ends a list */
+    const lmoe_option *table;
+} lmoe__section_table;
+
 /* Whether a table can be trusted: names, types, offsets, ranges, choices, defaults. `what` opens
  * the message. */
 lmoe_status lmoe__options_check_table(lmoe_ctx *ctx, const char *what, const lmoe_option *table,

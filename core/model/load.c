@@ -50,6 +50,13 @@ static const lmoe_option layer_table[] = {
      "Class of the layer, e.g. lsm/gla; its options stand in the same section."},
     LMOE_OPTION_END};
 
+const lmoe__section_table *lmoe__model_tables(void)
+{
+    static const lmoe__section_table tables[] = {
+        {"model", model_table}, {"layer X", layer_table}, {"ffn", ffn_table}, {NULL, NULL}};
+    return tables;
+}
+
 /* Ops that came with plugins become known to the model. */
 static void adopt_ops(lmoe__model *m, lmoe__registry *registry)
 {

@@ -53,6 +53,8 @@ typedef struct lmoe__model {
 lmoe_status lmoe__model_load(lmoe_ctx *ctx, lmoe__conf *conf, lmoe__registry *registry,
                              lmoe__model *m);
 void lmoe__model_free(lmoe__model *m);
+/* The options of the sections that model_load reads, apart from those of classes. */
+const lmoe__section_table *lmoe__model_tables(void);
 
 typedef struct lmoe__model_shape {
     int64_t batch, seq;

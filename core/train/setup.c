@@ -113,6 +113,18 @@ static const lmoe_option parallel_table[] = {
      "Strategy of the axis fsdp."},
     LMOE_OPTION_END};
 
+const lmoe__section_table *lmoe__setup_tables(void)
+{
+    static const lmoe__section_table tables[] = {{"run", run_table},
+                                                 {"data", data_table},
+                                                 {"train", train_table},
+                                                 {"alarm", alarm_table},
+                                                 {"device", device_table},
+                                                 {"parallel", parallel_table},
+                                                 {NULL, NULL}};
+    return tables;
+}
+
 static lmoe_status fill_class(lmoe_ctx *ctx, lmoe__setup *s, const char *section,
                               const lmoe_class *c, void **options)
 {

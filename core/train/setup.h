@@ -60,6 +60,9 @@ enum { LMOE__SETUP_DATA = 1 };
 lmoe_status lmoe__setup_read(lmoe_ctx *ctx, lmoe__setup *s, const char *plugin_path, int needs);
 void lmoe__setup_free(lmoe__setup *s); /* the conf too */
 
+/* The options of the sections that are not the model's, apart from those of classes. */
+const lmoe__section_table *lmoe__setup_tables(void);
+
 /* The shape of one micro-batch. */
 lmoe__model_shape lmoe__setup_shape(const lmoe__setup *s);
 lmoe_dtype lmoe__setup_dtype(const lmoe__setup *s);
