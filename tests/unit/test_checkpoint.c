@@ -55,7 +55,7 @@ ssize_t write(int fd, const void *data, size_t n)
 
 int fsync(int fd)
 {
-    return strikes() ? -1 : (int)syscall(SYS_fsync, fd);
+    return strikes() ? -1 : 0; /* no test here pulls the plug: the wait would show nothing */
 }
 
 int close(int fd)
@@ -123,6 +123,7 @@ static void leave_folder(void)
 
 static void save_file(const char *path, const void *data, size_t n)
 {
+    unlink(path); /* cutting an old file short would wait for the disk */
     FILE *f = fopen(path, "wb");
     ck_assert_ptr_nonnull(f);
     ck_assert_uint_eq(fwrite(data, 1, n, f), n);
