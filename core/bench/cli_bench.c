@@ -162,6 +162,7 @@ int lmoe__cli_bench(lmoe_ctx *ctx, int argc, char **argv)
     memset(&b, 0, sizeof b);
     if (argc > 1 && strcmp(argv[1], "step") == 0)
         return lmoe__cli_bench_step(ctx, argc - 1, argv + 1);
+    if (argc > 1 && strcmp(argv[1], "--help") == 0) return fputs(usage, stdout) == EOF;
     const char *wrong = read_request(argc, argv, &q);
     if (wrong) {
         fprintf(stderr, "%s%s%s", wrong, *wrong ? "\n" : "", usage);
