@@ -498,13 +498,14 @@ START_TEST(an_epoch_has_each_window_once)
         save_numbers("n", (int32_t[]){(int32_t)n}, 1);
         open_data(&d, n, seq, false, NULL);
         lmoe__batch b = batch_new(1, seq);
-        bool shuffled = false;
+        bool shuffled = false, reshuffled = false;
+        int64_t *order = calloc((size_t)d.windows, sizeof *order);
         ck_assert_int_ge(d.windows * seq, n - 2 * seq + 1); /* few tokens are passed over */
         ck_assert(lmoe__data_epoch_rows(&d) == (double)d.windows);
         ck_assert(!lmoe__data_has_starts(&d));
         for (int64_t epoch = 0; epoch < 40; epoch++) {
             unsigned char *seen = calloc((size_t)n, 1);
-            int64_t first = n;
+            int64_t first = n, *starts = malloc((size_t)d.windows * sizeof *starts);
             for (int64_t i = 0; i < d.windows; i++) {
                 ck_assert_int_eq(lmoe__batch_fill(&ctx, &d, epoch * d.windows + i, &b), seq);
                 ck_assert_int_eq(expect_row(&b, 0, d.train.tokens, n), seq);
@@ -512,6 +513,7 @@ START_TEST(an_epoch_has_each_window_once)
                     ck_assert_int_eq(b.tokens[k], b.tokens[0] + k);
                     ck_assert_int_eq(seen[b.tokens[k]]++, 0);
                 }
+                starts[i] = b.tokens[0];
                 if (b.tokens[0] < first) first = b.tokens[0];
                 if (i > 0 && b.tokens[0] != first + i * seq) shuffled = true;
             }
@@ -519,12 +521,18 @@ START_TEST(an_epoch_has_each_window_once)
             for (int64_t i = 0; i < n; i++) covered += seen[i];
             ck_assert_int_eq(covered, d.windows * seq);
             for (int64_t i = first; i < first + d.windows * seq; i++) ck_assert_int_eq(seen[i], 1);
+            for (int64_t i = 0; i < d.windows; i++) {
+                if (epoch > 0 && starts[i] - first != order[i]) reshuffled = true;
+                order[i] = starts[i] - first;
+            }
+            free(starts);
             if (first != last_phase) phases++;
             last_phase = first;
             free(seen);
         }
         if (seq > 1 && n > seq + 1) ck_assert_int_gt(phases, 1);
-        if (d.windows > 2) ck_assert(shuffled);
+        if (d.windows > 2) ck_assert(shuffled && reshuffled);
+        free(order);
         batch_free(&b);
         lmoe__data_close(&d);
     }
