@@ -200,15 +200,27 @@ static int count_ports(const lmoe_port *ports)
     return n;
 }
 
+static bool changes_an_input(const lmoe_op *op, int n_in)
+{
+    bool changes = false;
+    for (int i = 0; i < n_in; i++) changes |= (op->inputs[i].flags & LMOE_PORT_MUTATES) != 0;
+    return changes;
+}
+
 static lmoe_status check_op(lmoe_ctx *ctx, const char *path, const lmoe_op *op)
 {
     const char *name = op->base.name;
     int n_in = count_ports(op->inputs), n_out = count_ports(op->outputs);
-    if (n_in > LMOE_MAX_IO || n_out > LMOE_MAX_IO || n_out < 1)
+    if (n_in > LMOE_MAX_IO || n_out > LMOE_MAX_IO)
         return lmoe_error(ctx, LMOE_E_USAGE,
-                          "%s: op '%s' must have 0 to %d inputs and 1 to %d outputs; its lists of "
+                          "%s: op '%s' must have at most %d inputs and %d outputs; its lists of "
                           "ports end with a NULL name",
                           path, name, LMOE_MAX_IO, LMOE_MAX_IO);
+    if (n_out == 0 && !changes_an_input(op, n_in))
+        return lmoe_error(ctx, LMOE_E_USAGE,
+                          "%s: op '%s' has no outputs, and no input with the flag "
+                          "LMOE_PORT_MUTATES: it has no effect",
+                          path, name);
     if (op->base.options_size > LMOE_MAX_ATTRS)
         return lmoe_error(ctx, LMOE_E_USAGE,
                           "%s: op '%s' has %zu bytes of attributes; at most %d are possible", path,
