@@ -131,6 +131,7 @@ lmoe_status lmoe__run_new(lmoe_ctx *ctx, const lmoe__trial *t, const lmoe_kernel
                               on.device->base.name, (double)r->bytes / 1048576);
         r->block = block;
         r->args.stream = on.device->stream(on.dev);
+        r->args.dev = on.dev;
     }
     for (int i = 0; i < t->n_in + t->n_out; i++)
         if (lmoe_buf_present(&r->buf[i])) r->buf[i].data = r->block + r->at[i];

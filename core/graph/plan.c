@@ -384,6 +384,7 @@ lmoe_status lmoe__plan_bind(lmoe__plan *plan, void *activations, void *workspace
         lmoe__step *s = &plan->steps[i];
         s->args.workspace = s->args.workspace_size ? workspace : NULL;
         s->args.stream = stream;
+        s->args.dev = plan->store->dev;
         if (s->kernel && s->kernel->prepare)
             LMOE_TRY(s->kernel->prepare(&s->args, &s->args.prepared));
     }

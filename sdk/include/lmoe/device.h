@@ -22,6 +22,7 @@ typedef struct lmoe_device_info {
 } lmoe_device_info;
 
 /* A device's life: open - alloc, upload, launch kernels on stream(), download, synchronize - close.
+ * The ctx of open() stays valid until close(): what fails in between says so there.
  * All work given to a device is done in order. With capture, the host records the launches of a
  * plan once between capture_begin and capture_end and then replays them. */
 typedef struct lmoe_device {

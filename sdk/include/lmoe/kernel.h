@@ -49,6 +49,7 @@ typedef struct lmoe_args {
     void *prepared; /* what prepare() made */
     void *stream;   /* native stream of the device (cudaStream_t), NULL on the CPU */
     lmoe_ctx *ctx;
+    void *dev; /* what the device's open() made, for its own kernels; NULL: the host's memory */
 } lmoe_args;
 
 #define LMOE_KIND_KERNEL "lmoe.kernel/1"
