@@ -137,7 +137,9 @@ CPU_INLINE void scan_group_pairs(scan_fade fade, int64_t t, int64_t n, const flo
                                  const float *w, const float *a, scan_pairs p)
 {
     cpu_vec s[SCAN_GROUP][SCAN_GROUP];
+    CPU_UNROLL
     for (int i = 0; i < SCAN_GROUP; i++) {
+        CPU_UNROLL
         for (int j = 0; j <= i; j++) s[i][j] = cpu_all(0);
     }
     for (int64_t d = 0; d < n; d += CPU_LANES) {
@@ -151,8 +153,10 @@ CPU_INLINE void scan_group_pairs(scan_fade fade, int64_t t, int64_t n, const flo
             for (int j = 0; j <= i; j++) s[i][j] += xi * faded[j];
         }
     }
+    CPU_UNROLL
     for (int i = 0; i < SCAN_GROUP; i++) {
         float f = 1;
+        CPU_UNROLL
         for (int j = i; j >= 0; j--) {
             p[i][j] = f * cpu_sum(s[i][j]);
             if (fade == SCAN_ALL) f *= a[t + j];
