@@ -27,8 +27,8 @@ static const lmoe_option model_table[] = {
 static const lmoe_option ffn_table[] = {
     {"kind", LMOE_OPTION_ENUM, offsetof(lmoe__ffn_options, kind), "moe", 0, 0, "moe dense none",
      NULL, "Mixture of experts, one SwiGLU, or nothing."},
-    {"hidden", LMOE_OPTION_INT, offsetof(lmoe__ffn_options, hidden), NULL, 1, 1 << 24, NULL, NULL,
-     "Inner width (of one expert)."},
+    {"hidden", LMOE_OPTION_INT, offsetof(lmoe__ffn_options, hidden), "0", 0, 1 << 24, NULL, NULL,
+     "Inner width (of one expert); must be given unless kind = none."},
     {"experts", LMOE_OPTION_INT, offsetof(lmoe__ffn_options, experts), "8", 1, 65536, NULL, NULL,
      "Number of experts."},
     {"top_k", LMOE_OPTION_INT, offsetof(lmoe__ffn_options, top_k), "2", 1, 1024, NULL, NULL,
@@ -109,6 +109,10 @@ static lmoe_status load_ffn(lmoe_ctx *ctx, lmoe__conf *conf, lmoe__registry *reg
 {
     const lmoe_class *c;
     LMOE_TRY(lmoe__options_fill(ctx, conf, "ffn", ffn_table, &m->ffn, m->arena));
+    if (m->ffn.kind != LMOE__FFN_NONE && m->ffn.hidden < 1)
+        return lmoe_error(ctx, LMOE_E_CONFIG,
+                          "%s: [ffn] hidden must be given: the inner width of the feed-forward",
+                          lmoe__conf_where(conf, "ffn", NULL));
     if (m->ffn.kind != LMOE__FFN_MOE) return LMOE_OK;
     if (m->ffn.top_k > m->ffn.experts)
         return lmoe_error(ctx, LMOE_E_CONFIG, "[ffn] top_k = %lld is more than experts = %lld",

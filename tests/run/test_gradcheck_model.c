@@ -15,6 +15,20 @@ static const char *const layers[] = {
     "class = lsm/attention\nheads = 4\nkv_heads = 2\nwindow = 4\nqk_norm = yes",
 };
 
+/* Other feed-forwards, embeddings that are not tied, two kinds of layers. */
+#define HEAD "[model]\nembed = 16\nvocab_size = 40\ninit_std = 0.3\nlayers = 2\n"
+#define TAIL "\n[train]\nbatch = 2\nseq = 7\ndtype = f64\n"
+static const char *const models[] = {
+    HEAD "[layer L]\nclass = lsm/gla\nheads = 2\n[ffn]\nkind = dense\nhidden = 12" TAIL,
+    HEAD "tie_embeddings = no\n[layer L]\nclass = lsm/bla\nheads = 2\n[ffn]\nkind = none" TAIL,
+    HEAD
+    "pattern = LN\n[layer L]\nclass = lsm/retention\nheads = 2\n[layer N]\nclass = lsm/attention\n"
+    "heads = 2\n[ffn]\nhidden = 12\nexperts = 3\ntop_k = 3\nshared_hidden = 10\nshared_gate = yes\n"
+    "[router]\nnorm_topk_prob = yes" TAIL,
+    HEAD "[layer L]\nclass = lsm/gla\nheads = 2\n[ffn]\nhidden = 12\nexperts = 4\ntop_k = 1\n"
+         "shared_hidden = 10" TAIL,
+};
+
 static double total_loss(lmoe_ctx *ctx, lmoe__engine *e, lmoe__program *p)
 {
     double total = 0, x;
@@ -55,17 +69,15 @@ static double compare(lmoe_ctx *ctx, lmoe__engine *e, lmoe__program *p, const lm
     return sqrt(error / norm);
 }
 
-START_TEST(whole_model)
+static void check_model(const char *text)
 {
     lmoe_ctx ctx;
     lmoe__setup s;
     lmoe__engine e;
     lmoe__program *p;
     void *dev;
-    char format[1024];
     int32_t tokens[2 * 7];
-    snprintf(format, sizeof format, MODEL_TEXT("%s"), layers[_i], 2, 7, "f64");
-    model_setup(&ctx, &s, "%s", format);
+    model_setup(&ctx, &s, "%s", text);
     model_engine(&ctx, &s, &e, &dev);
     lmoe__model_shape shape = lmoe__setup_shape(&s);
     must(&ctx, lmoe__engine_program(&e, LMOE__TRAIN_FIRST, &shape, &p));
@@ -74,13 +86,26 @@ START_TEST(whole_model)
     random_tokens(tokens, 14, 40, 11);
     set_plain_inputs(&ctx, &e, p, 2, 7, tokens);
     for (int i = 0; i < e.n_weights; i++) {
-        double error = compare(&ctx, &e, &p[0], &e.weights[i]);
-        ck_assert_msg(error < 2e-6, "%s: gradient of %s is off by %g", layers[_i],
-                      e.weights[i].name, error);
+        double error = compare(&ctx, &e, p, &e.weights[i]);
+        ck_assert_msg(error < 2e-6, "%s\n: gradient of %s is off by %g", text, e.weights[i].name,
+                      error);
     }
     lmoe__engine_free(&e);
     s.device->close(dev);
     lmoe__setup_free(&s);
+}
+
+START_TEST(each_layer)
+{
+    char text[1024];
+    snprintf(text, sizeof text, MODEL_TEXT("%s"), layers[_i], 2, 7, "f64");
+    check_model(text);
+}
+END_TEST
+
+START_TEST(other_models)
+{
+    check_model(models[_i]);
 }
 END_TEST
 
@@ -89,7 +114,8 @@ int main(void)
     Suite *s = suite_create("gradcheck of models");
     TCase *t = tcase_create("layers");
     tcase_set_timeout(t, 120);
-    tcase_add_loop_test(t, whole_model, 0, sizeof layers / sizeof *layers);
+    tcase_add_loop_test(t, each_layer, 0, sizeof layers / sizeof *layers);
+    tcase_add_loop_test(t, other_models, 0, sizeof models / sizeof *models);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_ENV);
