@@ -97,6 +97,20 @@ static void *thread_main(void *arg)
     return NULL;
 }
 
+/* A rank that has no thread to live in must not leave the others waiting for it. */
+static void never_started(rank_thread *t, int error)
+{
+    const lmoe__setup *s = t->rank.setup;
+    lmoe_comm_env env = {sizeof env, t->rank.rank, s->world, t->group};
+    t->rank.status = lmoe_error(&t->rank.ctx, LMOE_E_MEMORY,
+                                "the system gives no thread to rank %d of %d (%s); take a smaller "
+                                "[parallel] mesh, or raise the limits of processes and memory",
+                                t->rank.rank, s->world, strerror(error));
+    if (s->comm->open(s->comm_options, &env, &t->rank.world) != LMOE_OK) return;
+    s->comm->abort(t->rank.world);
+    s->comm->close(t->rank.world);
+}
+
 /* The rank whose failure is the cause: not one that was only told of another's. */
 static const lmoe__rank *first_failure(const rank_thread *t, int n)
 {
