@@ -32,6 +32,7 @@ int lmoe__cli_train(lmoe_ctx *ctx, int argc, char **argv)
         i += used;
     }
     if (!a.file) return lmoe__arguments_unknown("train", "nothing; a run file is needed", flags);
+    lmoe__signals_hold(); /* before plugins' libraries start threads, which must hold them too */
     s.conf = lmoe__arguments_read(ctx, &a);
     int code = 0;
     if (!s.conf || lmoe__setup_read(ctx, &s, a.plugin_path, LMOE__SETUP_DATA) != LMOE_OK) {

@@ -45,7 +45,8 @@ static lmoe_status open_metrics(lmoe__rank *r, const char *path)
     long long step;
     while (getline(&line, &cap, f) > 0) {
         bool whole = line[strlen(line) - 1] == '\n';
-        if (!whole || sscanf(line, "{\"step\":%lld", &step) != 1 || step > r->done) break;
+        if (!whole || sscanf(line, "{\"step\":%lld", &step) != 1) break;
+        if (step > r->done - r->owes_eval) break;
         keep = ftell(f);
     }
     free(line);
@@ -102,7 +103,6 @@ lmoe_status lmoe__report_open(lmoe__rank *r)
     lmoe_device_info info = {.size = sizeof info};
     char path[4200], total[32], active[32], bytes[32];
     p->started = p->last_line = lmoe__now();
-    p->first_loss = NAN;
     if (r->rank != 0) return LMOE_OK;
     r->setup->device->info(r->dev, &info);
     p->peak_flops = info.peak_flops * r->setup->world;
@@ -189,13 +189,13 @@ static void look_at_experts(lmoe__rank *r, expert_view *v)
 
 /* ---- metrics ---- */
 
-static void put_number(FILE *f, const char *key, double x)
+static void put_number(lmoe__text *t, const char *key, double x)
 {
-    if (isfinite(x)) fprintf(f, ",\"%s\":%.9g", key, x);
+    if (isfinite(x)) lmoe__text_add(t, ",\"%s\":%.9g", key, x);
 }
 
 /* Losses that routers add, summed over layers by name: "aux:aux_loss/3" -> "moe/aux_loss". */
-static void put_aux(lmoe__rank *r, FILE *f)
+static void put_aux(lmoe__rank *r, lmoe__text *t)
 {
     const lmoe__store *s = &r->engine.store;
     const char *seen[16];
@@ -217,28 +217,37 @@ static void put_aux(lmoe__rank *r, FILE *f)
         sum[k] += x;
     }
     for (int k = 0; k < n; k++)
-        fprintf(f, ",\"moe/%.*s\":%.9g", (int)strcspn(seen[k], "/"), seen[k], sum[k]);
+        lmoe__text_add(t, ",\"moe/%.*s\":%.9g", (int)strcspn(seen[k], "/"), seen[k], sum[k]);
 }
 
-static lmoe_status write_metrics(lmoe__rank *r, const lmoe__step_result *s, double rate,
-                                 const expert_view *v)
+void lmoe__report_note(lmoe__rank *r, const lmoe__step_result *s)
 {
+    lmoe__text *t = &r->report.line;
+    expert_view v;
+    if (r->rank != 0) return;
+    look_at_experts(r, &v);
+    t->length = 0;
+    lmoe__text_add(t, "{\"step\":%lld", (long long)s->step);
+    put_number(t, "train_loss", s->loss);
+    put_number(t, "grad_norm", s->grad_norm);
+    put_number(t, "lr", s->lr);
+    put_number(t, "tokens_per_s", s->tokens / s->seconds);
+    if (!v.layers) return;
+    put_number(t, "moe/max_violation", v.violation);
+    put_number(t, "moe/least_load", v.least);
+    put_number(t, "moe/entropy", v.entropy);
+    put_number(t, "moe/dead_experts", v.dead);
+    put_aux(r, t);
+}
+
+static lmoe_status write_metrics(lmoe__rank *r, const lmoe__step_result *s)
+{
+    lmoe__text *t = &r->report.line;
     FILE *f = r->report.metrics;
-    fprintf(f, "{\"step\":%lld", (long long)s->step);
-    put_number(f, "train_loss", s->loss);
-    put_number(f, "val_loss", s->val_loss);
-    put_number(f, "val_bits_per_byte", s->val_bits);
-    put_number(f, "grad_norm", s->grad_norm);
-    put_number(f, "lr", s->lr);
-    put_number(f, "tokens_per_s", rate);
-    if (v->layers) {
-        put_number(f, "moe/max_violation", v->violation);
-        put_number(f, "moe/least_load", v->least);
-        put_number(f, "moe/entropy", v->entropy);
-        put_number(f, "moe/dead_experts", v->dead);
-        put_aux(r, f);
-    }
-    fprintf(f, "}\n");
+    put_number(t, "val_loss", s->val_loss);
+    put_number(t, "val_bits_per_byte", s->val_bits);
+    fprintf(f, "%s}\n", t->data);
+    t->length = 0;
     if (fflush(f) != 0)
         return lmoe_error(&r->ctx, LMOE_E_IO, "metrics.jsonl cannot be written: %s",
                           strerror(errno));
@@ -254,23 +263,30 @@ static double megabytes(void)
     return (double)u.ru_maxrss / 1024;
 }
 
-static void status_line(lmoe__rank *r, const lmoe__step_result *s, double rate)
+static void print_rate(lmoe__rank *r, const lmoe__step_result *s, double now)
 {
     lmoe__report *p = &r->report;
     const lmoe__train_options *t = &r->setup->train;
-    double left = (double)(t->steps - s->step) * s->seconds, now = lmoe__now();
-    bool evaluated = isfinite(s->val_loss), last = s->step >= t->steps;
-    if (!evaluated && !last && now - p->last_line < (p->terminal ? 0.25 : 10)) return;
-    p->last_line = now;
+    double left = (double)(t->steps - s->step) * s->seconds;
     if (r->setup->run.minutes > 0)
         left = fmin(left, r->setup->run.minutes * 60 - (now - p->started));
-    printf("%sstep %lld/%lld  loss %.4f  grad %.3f  lr %.2e  %.0f tok/s",
-           p->terminal ? "\r\033[K" : "", (long long)s->step, (long long)t->steps, s->loss,
-           s->grad_norm, s->lr, rate);
+    printf("  loss %.4f  grad %.3f  lr %.2e  %.0f tok/s", s->loss, s->grad_norm, s->lr, p->rate);
     if (p->peak_flops > 0)
-        printf("  %.0f %% of peak", 100 * rate * p->flops_per_token / p->peak_flops);
+        printf("  %.0f %% of peak", 100 * p->rate * p->flops_per_token / p->peak_flops);
     printf("  %.0f MB  %d:%02d left", megabytes(), (int)(fmax(left, 0) / 60),
            (int)fmax(left, 0) % 60);
+}
+
+static void status_line(lmoe__rank *r, const lmoe__step_result *s)
+{
+    lmoe__report *p = &r->report;
+    double now = lmoe__now();
+    bool evaluated = isfinite(s->val_loss), last = s->step >= r->setup->train.steps;
+    if (!evaluated && !last && now - p->last_line < (p->terminal ? 0.25 : 10)) return;
+    p->last_line = now;
+    printf("%sstep %lld/%lld", p->terminal ? "\r\033[K" : "", (long long)s->step,
+           (long long)r->setup->train.steps);
+    if (s->seconds > 0) print_rate(r, s, now);
     if (evaluated) printf("  | held out %.4f nats, %.4f bits/byte", s->val_loss, s->val_bits);
     if (!p->terminal || evaluated || last) printf("\n");
     fflush(stdout);
@@ -279,16 +295,13 @@ static void status_line(lmoe__rank *r, const lmoe__step_result *s, double rate)
 lmoe_status lmoe__report_step(lmoe__rank *r, const lmoe__step_result *s)
 {
     lmoe__report *p = &r->report;
-    expert_view v;
-    double rate = s->tokens / s->seconds;
     if (r->rank != 0) return LMOE_OK;
-    p->rate = p->rate > 0 ? 0.9 * p->rate + 0.1 * rate : rate;
-    if (!isfinite(p->first_loss)) p->first_loss = s->loss;
-    if (isfinite(s->val_loss) || s->step % r->setup->run.log_every == 0) {
-        look_at_experts(r, &v);
-        LMOE_TRY(write_metrics(r, s, rate, &v));
+    if (s->seconds > 0) {
+        double rate = s->tokens / s->seconds;
+        p->rate = p->rate > 0 ? 0.9 * p->rate + 0.1 * rate : rate;
     }
-    status_line(r, s, p->rate);
+    if (p->line.length > 0) LMOE_TRY(write_metrics(r, s));
+    status_line(r, s);
     return LMOE_OK;
 }
 

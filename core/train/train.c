@@ -151,9 +151,13 @@ static lmoe_status train_step(lmoe__rank *r, lmoe__step_result *out)
 
 /* ---- evaluation ---- */
 
-static void poll_stop(lmoe__rank *r)
+/* Rank 0 hears of signals; all stop together. */
+static lmoe_status poll_stop(lmoe__rank *r)
 {
-    if (r->rank == 0 && !r->stop) r->stop = lmoe__signal_pending();
+    bool stop = r->stop || (r->rank == 0 && lmoe__signal_pending());
+    LMOE_TRY(lmoe__rank_any(r, &stop));
+    r->stop = stop;
+    return LMOE_OK;
 }
 
 /* Mean loss over held-out windows. Leaves NaN when a signal came in between. */
@@ -177,11 +181,8 @@ static lmoe_status evaluate(lmoe__rank *r, int64_t tokens, lmoe__step_result *ou
         sum += loss;
         count += (double)labels;
         bytes += (double)b.bytes;
-        poll_stop(r);
-        bool stop = r->stop;
-        LMOE_TRY(lmoe__rank_any(r, &stop));
-        r->stop = stop;
-        if (stop) return LMOE_OK;
+        LMOE_TRY(poll_stop(r));
+        if (r->stop) return LMOE_OK;
     }
     r->eval_seconds = lmoe__now() - start;
     if (count == 0) return LMOE_OK;
@@ -199,23 +200,42 @@ static bool out_of_time(const lmoe__rank *r)
     return minutes > 0 && lmoe__now() - r->report.started + r->eval_seconds > minutes * 60;
 }
 
+static bool eval_due(const lmoe__rank *r)
+{
+    const lmoe__train_options *t = &r->setup->train;
+    bool due = r->done >= t->steps || (t->eval_every > 0 && r->done % t->eval_every == 0);
+    return r->eval && due;
+}
+
+/* What comes after step `done`: evaluation if it is time for one, and the report of both. An
+ * evaluation that a signal cuts off is owed; the run that goes on from here makes up for it. */
+static lmoe_status close_step(lmoe__rank *r, lmoe__step_result *out, bool late)
+{
+    const lmoe__train_options *t = &r->setup->train;
+    bool due = eval_due(r), all = late || r->done >= t->steps;
+    if (r->eval && (due || late) && !r->stop) LMOE_TRY(evaluate(r, all ? 0 : t->eval_tokens, out));
+    r->owes_eval = due && r->stop;
+    return r->owes_eval ? LMOE_OK : lmoe__report_step(r, out);
+}
+
 static lmoe_status loop(lmoe__rank *r)
 {
     const lmoe__setup *s = r->setup;
-    const lmoe__train_options *t = &s->train;
-    bool last = r->done >= t->steps;
-    while (!last && !r->stop) {
+    bool late = false;
+    LMOE_TRY(poll_stop(r));
+    if (r->owes_eval && !r->stop) {
+        lmoe__step_result out = {.step = r->done, .val_loss = NAN, .val_bits = NAN};
+        r->saved = false;
+        LMOE_TRY(close_step(r, &out, false));
+    }
+    while (r->done < s->train.steps && !late && !r->stop) {
         lmoe__step_result out = {.val_loss = NAN, .val_bits = NAN};
         LMOE_TRY(train_step(r, &out));
-        poll_stop(r);
-        bool stop = r->stop, late = out_of_time(r);
-        LMOE_TRY(lmoe__rank_any(r, &stop));
+        LMOE_TRY(poll_stop(r));
+        late = out_of_time(r);
         LMOE_TRY(lmoe__rank_any(r, &late));
-        r->stop = stop;
-        last = r->done >= t->steps || late;
-        bool due = last || (t->eval_every > 0 && r->done % t->eval_every == 0);
-        if (due && r->eval && !r->stop) LMOE_TRY(evaluate(r, last ? 0 : t->eval_tokens, &out));
-        LMOE_TRY(lmoe__report_step(r, &out));
+        if (late || eval_due(r) || r->done % s->run.log_every == 0) lmoe__report_note(r, &out);
+        LMOE_TRY(close_step(r, &out, late));
         if (s->run.save_every > 0 && r->done % s->run.save_every == 0)
             LMOE_TRY(lmoe__state_save(r));
     }

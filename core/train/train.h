@@ -20,12 +20,11 @@ typedef struct lmoe__step_result {
 } lmoe__step_result;
 
 typedef struct lmoe__report {
-    FILE *metrics; /* metrics.jsonl; NULL on ranks above 0 */
-    lmoe__text line;
+    FILE *metrics;   /* metrics.jsonl; NULL on ranks above 0 */
+    lmoe__text line; /* metrics of the step that is going on, up to its losses on held-out text */
     bool terminal;
     double started, last_line, rate; /* rate: tokens/s, smoothed */
     double peak_flops, flops_per_token;
-    double first_loss, best_val;
     double *load; /* of one layer's experts */
     bool alarmed[2];
 } lmoe__report;
@@ -45,12 +44,13 @@ typedef struct lmoe__rank {
     double best_val;
     double eval_seconds; /* of the last evaluation */
     bool stop;           /* asked to by a signal */
-    bool saved;          /* the state of `done` is on disk */
+    bool owes_eval; /* the evaluation after step `done` is still to come: a signal cut it off */
+    bool saved;     /* the state of `done` is on disk */
     lmoe__report report;
     lmoe_status status;
 } lmoe__rank;
 
-/* Trains in this process; returns the exit code. */
+/* Trains in this process; returns the exit code. Signals must be held. */
 int lmoe__train(lmoe_ctx *ctx, const lmoe__setup *s);
 
 /* One rank's whole life; r->ctx, setup, rank, world and the mesh's communicators are set. */
@@ -69,6 +69,10 @@ lmoe_status lmoe__state_resume(lmoe__rank *r);
 lmoe_status lmoe__state_load_weights(lmoe__engine *e, const char *dir, int64_t *step);
 
 lmoe_status lmoe__report_open(lmoe__rank *r);
+/* What a step has given, before the evaluation that may follow it; kept in report.line, which a
+ * checkpoint takes along if that evaluation is cut off. */
+void lmoe__report_note(lmoe__rank *r, const lmoe__step_result *s);
+/* Writes the line and what the evaluation has given. */
 lmoe_status lmoe__report_step(lmoe__rank *r, const lmoe__step_result *s);
 void lmoe__report_end(lmoe__rank *r);
 void lmoe__report_close(lmoe__rank *r);

@@ -134,7 +134,6 @@ int lmoe__train(lmoe_ctx *ctx, const lmoe__setup *s)
     rank_thread *t = calloc((size_t)s->world, sizeof *t);
     void *group = NULL;
     int code = 0;
-    lmoe__signals_hold();
     if (s->world > 1 && s->comm->group_create(s->comm_options, s->world, &group) != LMOE_OK) {
         lmoe_error(ctx, LMOE_E_COMM, "%s cannot make a group of %d ranks", s->comm->base.name,
                    s->world);
@@ -149,7 +148,9 @@ int lmoe__train(lmoe_ctx *ctx, const lmoe__setup *s)
         t[i].rank.ctx.team = lmoe__team_new(threads_of(s));
         t[i].rank.setup = s;
         t[i].group = group;
-        if (i > 0) t[i].started = pthread_create(&t[i].thread, NULL, thread_main, &t[i]) == 0;
+        int error = i > 0 ? pthread_create(&t[i].thread, NULL, thread_main, &t[i]) : 0;
+        t[i].started = i > 0 && error == 0;
+        if (error) never_started(&t[i], error);
     }
     thread_main(&t[0]);
     for (int i = 1; i < s->world; i++) {
