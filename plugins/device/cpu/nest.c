@@ -180,7 +180,7 @@ static float short_dot(const float *a, int64_t sa, const float *b, int64_t sb, i
 
 static double dot(const float *a, int64_t sa, const float *b, int64_t sb, int64_t n)
 {
-    const int64_t run = 16 * SHORT;
+    const int64_t run = 4 * SHORT;
     double s = 0;
     for (int64_t i = 0; i < n; i += run)
         s += short_dot(a + i * sa, sa, b + i * sb, sb, cpu_min(run, n - i));
