@@ -75,15 +75,12 @@ void lmoe__run_free(lmoe__run *r);
 lmoe_buf lmoe__run_buf(const lmoe__run *r, int i);
 /* A sentence about memory that the launch must not have touched, or NULL. */
 const char *lmoe__run_damage(const lmoe__run *r, char *text, size_t n);
-/* Kernels of the device that take the trial, the best first; returns how many. */
-int lmoe__bench_kernels(lmoe_ctx *ctx, const lmoe_device *device, const lmoe__trial *t,
-                        const lmoe_kernel **list, int max);
-
 /* ---- check and time ---- */
 
 typedef struct lmoe__bench {
     lmoe_ctx *ctx; /* its team is the many threads of the comparison "one or many" */
     lmoe__bench_device on;
+    const lmoe_kernel *const *kernels; /* to be tested; ends with NULL */
     lmoe_dtype dtype;
     bool large; /* checks take the cases made for timing too */
     bool all;   /* times every kernel, not only the one that would be chosen */
@@ -91,7 +88,10 @@ typedef struct lmoe__bench {
     int passed, failed;
 } lmoe__bench;
 
-/* Every case of the op with the reference and every kernel of the device that takes it. What fails
+/* Kernels that take the trial, the best first; returns how many. */
+int lmoe__bench_kernels(const lmoe__bench *b, const lmoe__trial *t, const lmoe_kernel **list,
+                        int max);
+/* Every case of the op with the reference and every kernel that takes it. What fails
  * is counted and reported; a status says that the tool itself could not go on. */
 lmoe_status lmoe__bench_op(lmoe__bench *b, const lmoe_op *op);
 /* The op's cases that are worth timing. */

@@ -265,7 +265,7 @@ static lmoe_status check_case(lmoe__bench *b, const lmoe__trial *t, int index, t
     const lmoe_kernel *kernels[MOST_KERNELS + 1] = {NULL}; /* first the reference itself */
     memset(&s, 0, sizeof s);
     lmoe_status status = make_standard(b, t, &s);
-    int count_kernels = 1 + lmoe__bench_kernels(b->ctx, b->on.device, t, kernels + 1, MOST_KERNELS);
+    int count_kernels = 1 + lmoe__bench_kernels(b, t, kernels + 1, MOST_KERNELS);
     for (int i = 0; status == LMOE_OK && i < count_kernels; i++) {
         status = check_kernel(b, t, &s, kernels[i], &v);
         if (status == LMOE_OK) count(b, t, index, &v, tally_of(list, n, kernels[i]));

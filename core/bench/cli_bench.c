@@ -4,6 +4,7 @@
 #include "core/bench/bench.h"
 #include "core/cli/cli.h"
 #include "core/conf/conf.h"
+#include "core/graph/graph.h"
 #include "core/plug/plug.h"
 
 #include <fnmatch.h>
@@ -17,6 +18,7 @@ static const char usage[] =
     "options of the first two:\n"
     "  --device CLASS     device whose kernels are meant (device/cpu)\n"
     "  --plugin-path DIR  folders searched for its plugin first, separated by ':'\n"
+    "  --plugin FILE      a plugin whose ops and kernels are meant too\n"
     "  --threads N        threads (default: what the device would use)\n"
     "  --dtype f32|bf16   of float inputs (f32)\n"
     "PATTERN names ops (scan_*, einsum, softmax/1); without it, all.\n"
@@ -26,7 +28,7 @@ static const char usage[] =
     "  --all     times every kernel, not only the one that would be chosen\n";
 
 typedef struct request {
-    const char *device, *plugin_path, *pattern;
+    const char *device, *plugin_path, *plugin, *pattern;
     bool check, time, large, all, gemm;
     int threads;
     lmoe_dtype dtype;
@@ -40,14 +42,44 @@ static bool matches(const char *pattern, const char *name)
     return !pattern || fnmatch(pattern, name, 0) == 0 || fnmatch(pattern, bare, 0) == 0;
 }
 
-static lmoe_status all_ops(lmoe__bench *b, const request *q)
+/* What is tested: lmoe's ops and the device's kernels, and those of plugins. */
+typedef struct subjects {
+    lmoe__op_set ops;
+    const lmoe_kernel **kernels;
+    int n_kernels, cap_kernels;
+} subjects;
+
+static void add_kernel(subjects *s, const lmoe_kernel *k, const lmoe_device *device)
+{
+    if (strcmp(k->device, device->device) == 0)
+        LMOE_PUSH(s->kernels, s->n_kernels, s->cap_kernels, k);
+}
+
+static void collect(subjects *s, lmoe__registry *registry, const lmoe_device *device)
+{
+    const lmoe__plugin *p;
+    lmoe__op_set_init(&s->ops);
+    for (int i = 0; device->kernels[i]; i++) add_kernel(s, device->kernels[i], device);
+    for (int i = 0; (p = lmoe__registry_plugin(registry, i)); i++) {
+        for (int k = 0; k < p->n_classes; k++) {
+            const void *class = p->classes[k];
+            if (strcmp(p->classes[k]->kind, LMOE_KIND_KERNEL) == 0) add_kernel(s, class, device);
+            if (strcmp(p->classes[k]->kind, LMOE_KIND_OP) == 0)
+                LMOE_PUSH(s->ops.ops, s->ops.count, s->ops.capacity, class);
+        }
+    }
+    LMOE_PUSH(s->kernels, s->n_kernels, s->cap_kernels, NULL);
+}
+
+static lmoe_status all_ops(lmoe__bench *b, const subjects *s, const request *q)
 {
     int found = 0;
-    for (const lmoe_op *const *op = lmoe__ops; *op; op++) {
-        if (!matches(q->pattern, (*op)->base.name)) continue;
+    for (int i = 0; i < s->ops.count; i++) {
+        const lmoe_op *op = s->ops.ops[i];
+        if (!matches(q->pattern, op->base.name)) continue;
         found++;
-        if (q->check) LMOE_TRY(lmoe__bench_op(b, *op));
-        if (q->time) LMOE_TRY(lmoe__bench_time(b, *op));
+        if (q->check) LMOE_TRY(lmoe__bench_op(b, op));
+        if (q->time) LMOE_TRY(lmoe__bench_time(b, op));
         fflush(b->out);
     }
     if (found) return LMOE_OK;
@@ -55,21 +87,20 @@ static lmoe_status all_ops(lmoe__bench *b, const request *q)
 }
 
 /* With a team of threads and an open device. */
-static lmoe_status with_device(lmoe_ctx *ctx, const request *q, const lmoe_device *device,
-                               const void *options, lmoe__bench *b)
+static lmoe_status with_device(lmoe__bench *b, const subjects *s, const request *q,
+                               const void *options)
 {
+    lmoe_ctx *ctx = b->ctx;
+    const lmoe_device *device = b->on.device;
     int threads = q->threads ? q->threads : device->threads ? device->threads(options) : 1;
     lmoe__team *team = threads > 1 ? lmoe__team_new(threads) : NULL, *before = ctx->team;
-    *b = (lmoe__bench){.ctx = ctx,
-                       .on = {device, NULL},
-                       .dtype = q->dtype,
-                       .large = q->large,
-                       .all = q->all,
-                       .out = stdout};
+    if (threads > 1 && !team)
+        return lmoe_error(ctx, LMOE_E_MEMORY, "%d threads cannot be started", threads);
     ctx->team = team;
     lmoe_status status = device->open(ctx, options, &b->on.dev);
     if (status == LMOE_OK) {
-        status = q->gemm ? lmoe__bench_gemm(b, q->size[0], q->size[1], q->size[2]) : all_ops(b, q);
+        status =
+            q->gemm ? lmoe__bench_gemm(b, q->size[0], q->size[1], q->size[2]) : all_ops(b, s, q);
         device->close(b->on.dev);
     }
     ctx->team = before;
@@ -77,18 +108,29 @@ static lmoe_status with_device(lmoe_ctx *ctx, const request *q, const lmoe_devic
     return status;
 }
 
-static lmoe_status execute(lmoe_ctx *ctx, const request *q, lmoe__bench *b)
+static lmoe_status with_registry(lmoe__registry *registry, const request *q, lmoe__bench *b)
 {
-    const lmoe_class *class = NULL;
+    const lmoe_class *class;
+    subjects s = {0};
+    if (q->plugin) LMOE_TRY(lmoe__registry_open(registry, b->ctx, q->plugin));
+    LMOE_TRY(lmoe__registry_find(registry, b->ctx, LMOE_KIND_DEVICE, q->device, &class));
+    b->on.device = (const lmoe_device *)(const void *)class;
+    lmoe__arena *arena = lmoe__arena_new();
+    void *options = lmoe__arena_alloc(arena, class->options_size + 1);
+    if (class->options) lmoe__options_default(class->options, options, arena);
+    collect(&s, registry, b->on.device);
+    b->kernels = s.kernels;
+    lmoe_status status = with_device(b, &s, q, options);
+    free(s.kernels);
+    lmoe__op_set_free(&s.ops);
+    lmoe__arena_free(arena);
+    return status;
+}
+
+static lmoe_status execute(const request *q, lmoe__bench *b)
+{
     lmoe__registry *registry = lmoe__registry_new(q->plugin_path);
-    lmoe_status status = lmoe__registry_find(registry, ctx, LMOE_KIND_DEVICE, q->device, &class);
-    if (status == LMOE_OK) {
-        lmoe__arena *arena = lmoe__arena_new();
-        void *options = lmoe__arena_alloc(arena, class->options_size + 1);
-        if (class->options) lmoe__options_default(class->options, options, arena);
-        status = with_device(ctx, q, (const lmoe_device *)(const void *)class, options, b);
-        lmoe__arena_free(arena);
-    }
+    lmoe_status status = with_registry(registry, q, b);
     lmoe__registry_free(registry);
     return status;
 }
@@ -118,15 +160,12 @@ static const char *read_words(int argc, char **argv, request *q)
 
 static const char *read_request(int argc, char **argv, request *q)
 {
-    static const struct option table[] = {{"device", required_argument, NULL, 'd'},
-                                          {"plugin-path", required_argument, NULL, 'p'},
-                                          {"threads", required_argument, NULL, 'n'},
-                                          {"dtype", required_argument, NULL, 'y'},
-                                          {"check", no_argument, NULL, 'c'},
-                                          {"time", no_argument, NULL, 't'},
-                                          {"large", no_argument, NULL, 'l'},
-                                          {"all", no_argument, NULL, 'a'},
-                                          {NULL, 0, NULL, 0}};
+    static const struct option table[] = {
+        {"device", required_argument, NULL, 'd'}, {"plugin-path", required_argument, NULL, 'p'},
+        {"plugin", required_argument, NULL, 'f'}, {"threads", required_argument, NULL, 'n'},
+        {"dtype", required_argument, NULL, 'y'},  {"check", no_argument, NULL, 'c'},
+        {"time", no_argument, NULL, 't'},         {"large", no_argument, NULL, 'l'},
+        {"all", no_argument, NULL, 'a'},          {NULL, 0, NULL, 0}};
     *q = (request){.device = "device/cpu", .dtype = LMOE_F32};
     int64_t threads = 0;
     optind = 0;
@@ -134,6 +173,7 @@ static const char *read_request(int argc, char **argv, request *q)
         switch (c) {
         case 'd': q->device = optarg; break;
         case 'p': q->plugin_path = optarg; break;
+        case 'f': q->plugin = optarg; break;
         case 'n':
             if (!read_number(optarg, &threads) || threads > 1024)
                 return "--threads is a number from 1 to 1024";
@@ -158,8 +198,6 @@ static const char *read_request(int argc, char **argv, request *q)
 int lmoe__cli_bench(lmoe_ctx *ctx, int argc, char **argv)
 {
     request q;
-    lmoe__bench b;
-    memset(&b, 0, sizeof b);
     if (argc > 1 && strcmp(argv[1], "step") == 0)
         return lmoe__cli_bench_step(ctx, argc - 1, argv + 1);
     if (argc > 1 && strcmp(argv[1], "--help") == 0) return fputs(usage, stdout) == EOF;
@@ -168,7 +206,8 @@ int lmoe__cli_bench(lmoe_ctx *ctx, int argc, char **argv)
         fprintf(stderr, "%s%s%s", wrong, *wrong ? "\n" : "", usage);
         return 2;
     }
-    lmoe_status status = execute(ctx, &q, &b);
+    lmoe__bench b = {.ctx = ctx, .dtype = q.dtype, .large = q.large, .all = q.all, .out = stdout};
+    lmoe_status status = execute(&q, &b);
     if (status != LMOE_OK) {
         lmoe__log(ctx, LMOE_LOG_ERROR, "%s", ctx->message);
         return 1;

@@ -46,15 +46,15 @@ static void describe_call(lmoe_ctx *ctx, const lmoe__trial *t, bool wide, lmoe_b
                         .ctx = ctx};
 }
 
-int lmoe__bench_kernels(lmoe_ctx *ctx, const lmoe_device *device, const lmoe__trial *t,
-                        const lmoe_kernel **list, int max)
+int lmoe__bench_kernels(const lmoe__bench *b, const lmoe__trial *t, const lmoe_kernel **list,
+                        int max)
 {
     lmoe_buf buf[2 * LMOE_MAX_IO];
     lmoe_args args;
     int n = 0, score[64];
-    describe_call(ctx, t, false, buf, &args);
-    for (int i = 0; device && device->kernels[i]; i++) {
-        const lmoe_kernel *k = device->kernels[i];
+    describe_call(b->ctx, t, false, buf, &args);
+    for (int i = 0; b->kernels[i]; i++) {
+        const lmoe_kernel *k = b->kernels[i];
         int s = strcmp(k->op, t->op->base.name) == 0 ? k->score(&args) : 0;
         if (s <= 0 || n == max || n == 64) continue;
         int at = n++;

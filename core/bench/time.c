@@ -71,7 +71,7 @@ lmoe_status lmoe__bench_time(lmoe__bench *b, const lmoe_op *op)
         if (!more) break;
         lmoe_status status = LMOE_OK;
         if (t.c.flags & LMOE_CASE_BENCH) {
-            int n = lmoe__bench_kernels(b->ctx, b->on.device, &t, kernels, 32);
+            int n = lmoe__bench_kernels(b, &t, kernels, 32);
             int shown = n == 0 || !b->all ? 1 : n; /* without a kernel, the reference is used */
             for (int i = 0; status == LMOE_OK && i < shown; i++)
                 status = time_kernel(b, &t, kernels[i]);
@@ -136,7 +136,7 @@ static lmoe_status one_product(lmoe__bench *b, const struct form *f, const int64
     double seconds = 0;
     make_case(f, size, &c);
     LMOE_TRY(lmoe__trial_init(b->ctx, &lmoe__op_einsum, &c, b->dtype, &t));
-    if (lmoe__bench_kernels(b->ctx, b->on.device, &t, &kernel, 1) == 0) {
+    if (lmoe__bench_kernels(b, &t, &kernel, 1) == 0) {
         lmoe__trial_free(&t);
         return lmoe_error(b->ctx, LMOE_E_UNSUPPORTED, "%s has no kernel for matrix products",
                           b->on.device->base.name);

@@ -205,7 +205,7 @@ static outcome bench(const lmoe_kernel *kernel)
     lmoe__ctx_init(&ctx);
     ctx.team = lmoe__team_new(2);
     ck_assert_ptr_nonnull(ctx.team);
-    lmoe__bench b = {.ctx = &ctx, .on = {&device, NULL}, .dtype = LMOE_F32};
+    lmoe__bench b = {.ctx = &ctx, .on = {&device, NULL}, .kernels = list, .dtype = LMOE_F32};
     ck_assert_int_eq(lmoe__bench_op(&b, &lmoe__op_affine), LMOE_OK);
     lmoe__team_free(ctx.team);
     return (outcome){b.passed, b.failed};
@@ -238,8 +238,8 @@ START_TEST(kernels_come_best_first)
     lmoe_kernel better = kernels[0];
     better.score = scores_more; /* and it takes integers too */
     const lmoe_kernel *list[] = {&kernels[0], &better, &kernels[1], NULL}, *got[4];
-    lmoe_device device = device_with(list);
     lmoe_ctx ctx;
+    lmoe__bench b = {.ctx = &ctx, .kernels = list};
     int seen[2] = {0, 0};
     lmoe__ctx_init(&ctx);
     for (int i = 0;; i++) {
@@ -249,7 +249,7 @@ START_TEST(kernels_come_best_first)
                          LMOE_OK);
         if (!more) break;
         bool real = t.in[0].dtype == LMOE_F32;
-        ck_assert_int_eq(lmoe__bench_kernels(&ctx, &device, &t, got, 4), real ? 3 : 1);
+        ck_assert_int_eq(lmoe__bench_kernels(&b, &t, got, 4), real ? 3 : 1);
         ck_assert_ptr_eq(got[0], &better);
         if (real) ck_assert_ptr_eq(got[1], &kernels[0]);
         seen[real]++;
