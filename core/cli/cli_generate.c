@@ -6,11 +6,11 @@
 #include "core/generate/generate.h"
 #include "core/train/train.h"
 
-#include <errno.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 
 typedef struct generate_options {
-    const char *prompt, *save_state, *load_state;
+    const char *prompt, *prompt_file, *save_state, *load_state;
     int64_t tokens, seed, top_k, chunk, context, copies;
     double temperature, top_p;
     int32_t stats;
@@ -19,6 +19,8 @@ typedef struct generate_options {
 #define O(type, field) LMOE_OPTION_##type, offsetof(generate_options, field)
 static const lmoe_option table[] = {
     {"prompt", O(TEXT, prompt), "\n", 0, 0, NULL, NULL, "Text to continue."},
+    {"prompt_file", O(TEXT, prompt_file), "", 0, 0, NULL, NULL,
+     "File with the text to continue; instead of --prompt."},
     {"tokens", O(INT, tokens), "200", 0, 1e15, NULL, "tokens", "How many to write."},
     {"temperature", O(FLOAT, temperature), "0.8", 0, 100, NULL, NULL,
      "0: always the likeliest token."},
@@ -38,10 +40,10 @@ static const lmoe_option table[] = {
     {"stats", O(BOOL, stats), "no", 0, 0, NULL, NULL, "Print times and memory to standard error."},
     LMOE_OPTION_END};
 
-static const char *const common[] = {"--set",         "--plugin-path", "--help",  "--prompt",
-                                     "--tokens",      "--seed",        "--top_k", "--top_p",
-                                     "--temperature", "--copies",      "--chunk", "--context",
-                                     "--load_state",  "--save_state",  "--stats", NULL};
+static const char *const common[] = {
+    "--set",     "--plugin-path", "--help",        "--prompt", "--tokens", "--seed",
+    "--top_k",   "--top_p",       "--temperature", "--copies", "--chunk",  "--prompt_file",
+    "--context", "--load_state",  "--save_state",  "--stats",  NULL};
 
 static void help(void)
 {
@@ -133,9 +135,14 @@ static lmoe_status generate(lmoe_ctx *ctx, lmoe__generator *g, const generate_op
         if (!o->load_state[0]) printf("%s", o->prompt);
         if (status == LMOE_OK) status = write_tokens(g, o, c);
     }
-    if (o->stats)
-        fprintf(stderr, "prompt %.3f s, %.3f ms a token, state %zu bytes\n", prefilled - start,
-                1e3 * (lmoe__now() - prefilled) / (double)(o->tokens * o->copies), bytes);
+    if (o->stats) {
+        struct rusage u;
+        getrusage(RUSAGE_SELF, &u);
+        fprintf(stderr, "prompt %.3f s, %.3f ms a token, state %zu bytes, %ld KB in all\n",
+                prefilled - start,
+                1e3 * (lmoe__now() - prefilled) / (double)(o->tokens * o->copies), bytes,
+                u.ru_maxrss);
+    }
     free(state);
     return status;
 }
