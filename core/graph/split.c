@@ -209,7 +209,7 @@ static int split_letter(const lmoe_graph *p, const lmoe__rule *r, int i, int32_t
 {
     if (i >= r->n_in || r->in[i].none || p->place[v].dim >= r->in[i].rank) return -1;
     int l = r->in[i].dim[p->place[v].dim];
-    return r->whole >> l & 1 ? -1 : l;
+    return (r->whole | r->offset | r->merge) >> l & 1 ? -1 : l; /* kernels know no shards yet */
 }
 
 static bool no_part(const lmoe_op *op, const lmoe__rule *r, int i)

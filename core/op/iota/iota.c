@@ -11,6 +11,10 @@ static const lmoe_option attrs[] = {
     {"start", LMOE_OPTION_FLOAT, offsetof(lmoe_iota_attrs, start), "0", 0, 0, NULL, NULL, "First."},
     {"step", LMOE_OPTION_FLOAT, offsetof(lmoe_iota_attrs, step), "1", 0, 0, NULL, NULL,
      "Difference."},
+    {"dtype", LMOE_OPTION_ENUM, offsetof(lmoe_iota_attrs, dtype), "f32", 0, 0, "none f32 f64", NULL,
+     "Of the result."},
+    {"axis", LMOE_OPTION_CHARS, offsetof(lmoe_iota_attrs, axis), "heads", 0, 15, NULL, NULL,
+     "Name of the axis."},
     LMOE_OPTION_END};
 
 static const lmoe_port inputs[] = {{NULL, 0, LMOE_AMBIENT_NONE}};

@@ -15,7 +15,7 @@ extern "C" {
 
 enum {
     LMOE_PORT_OPTIONAL = 1, /* may be absent */
-    LMOE_PORT_NO_GRAD = 2,  /* no gradient flows back into this input */
+    LMOE_PORT_NO_GRAD = 2,  /* input: no gradient flows back into it; output: none flows from it */
     LMOE_PORT_MUTATES = 4,  /* the input's buffer is changed in place (optimiser, accumulation) */
     LMOE_PORT_CARRY = 8,    /* carry in / carry out: filled by the core, never by layers */
     LMOE_PORT_FORWARD_CARRY = 16, /* of a backward op: the carry that its forward op was given */
