@@ -369,5 +369,5 @@ const lmoe_op lmoe__op_attention_grad = {
     .reference = lmoe__attention_grad_ref,
     .sample = grad_sample,
     .flops = grad_flops,
-    .tolerance = 16,
+    .tolerance = 32, /* p is the exp of a score, with the score's absolute error */
 };
