@@ -204,14 +204,11 @@ int lmoe__cli_bench(lmoe_ctx *ctx, int argc, char **argv)
     const char *wrong = read_request(argc, argv, &q);
     if (wrong) {
         fprintf(stderr, "%s%s%s", wrong, *wrong ? "\n" : "", usage);
-        return 2;
+        return LMOE__EXIT_CONFIG;
     }
     lmoe__bench b = {.ctx = ctx, .dtype = q.dtype, .large = q.large, .all = q.all, .out = stdout};
     lmoe_status status = execute(&q, &b);
-    if (status != LMOE_OK) {
-        lmoe__log(ctx, LMOE_LOG_ERROR, "%s", ctx->message);
-        return 1;
-    }
+    if (status != LMOE_OK) return lmoe__cli_report(ctx);
     printf("%d passed, %d failed\n", b.passed, b.failed);
-    return b.failed ? 1 : 0;
+    return b.failed ? LMOE__EXIT_FAILED : 0;
 }
