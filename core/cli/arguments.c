@@ -21,10 +21,15 @@ int lmoe__arguments_take(lmoe_ctx *ctx, lmoe__arguments *a, int argc, char **arg
                        set ? "--set section.key=value" : "--plugin-path FOLDER[:FOLDER...]");
             return -1;
         }
-        if (!set)
+        if (!set) {
             a->plugin_path = argv[i + 1];
-        else if (a->n_sets < (int)(sizeof a->sets / sizeof *a->sets))
+        } else if (a->n_sets < (int)(sizeof a->sets / sizeof *a->sets)) {
             a->sets[a->n_sets++] = argv[i + 1];
+        } else {
+            lmoe_error(ctx, LMOE_E_CONFIG, "there are more than %d --set; write a run file",
+                       a->n_sets);
+            return -1;
+        }
         return 2;
     }
     if (argv[i][0] == '-' || a->file) return 0;
@@ -52,5 +57,12 @@ int lmoe__arguments_unknown(const char *command, const char *word, const char *c
     fprintf(stderr, "lmoe %s: unexpected '%s'", command, word);
     if (near) fprintf(stderr, "; did you mean '%s'?", near);
     fprintf(stderr, "%s\n", near ? "" : "; lmoe COMMAND --help shows what it takes");
+    return LMOE__EXIT_CONFIG;
+}
+
+int lmoe__arguments_no_file(const char *command)
+{
+    fprintf(stderr, "lmoe %s: it needs a run file, such as configs/runs/shakespeare.ini\n",
+            command);
     return LMOE__EXIT_CONFIG;
 }

@@ -43,5 +43,6 @@ lmoe__conf *lmoe__arguments_read(lmoe_ctx *ctx, const lmoe__arguments *a);
 /* Reports a word that nobody took; "did you mean" over `flags` (NULL-terminated). Returns exit
  * code 2. */
 int lmoe__arguments_unknown(const char *command, const char *word, const char *const *flags);
+int lmoe__arguments_no_file(const char *command); /* the same for a run file that is missing */
 
 #endif

@@ -192,8 +192,7 @@ int lmoe__cli_generate(lmoe_ctx *ctx, int argc, char **argv)
         if (used == 0) code = lmoe__arguments_unknown("generate", argv[i], common);
         i += used;
     }
-    if (code == 0 && !a.file)
-        code = lmoe__arguments_unknown("generate", "nothing; a run file is needed", common);
+    if (code == 0 && !a.file) code = lmoe__arguments_no_file("generate");
     if (code == 0) {
         s.conf = lmoe__arguments_read(ctx, &a);
         if (!s.conf || lmoe__setup_read(ctx, &s, a.plugin_path, 0) != LMOE_OK ||

@@ -169,8 +169,7 @@ int lmoe__cli_bench_step(lmoe_ctx *ctx, int argc, char **argv)
         if (used == 0) return lmoe__arguments_unknown("bench step", argv[i], flags);
         i += used;
     }
-    if (!a.file)
-        return lmoe__arguments_unknown("bench step", "nothing; a run file is needed", flags);
+    if (!a.file) return lmoe__arguments_no_file("bench step");
     s.conf = lmoe__arguments_read(ctx, &a);
     int code = 0;
     if (!s.conf || lmoe__setup_read(ctx, &s, a.plugin_path, 0) != LMOE_OK ||

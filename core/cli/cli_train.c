@@ -31,7 +31,7 @@ int lmoe__cli_train(lmoe_ctx *ctx, int argc, char **argv)
         if (used == 0) return lmoe__arguments_unknown("train", argv[i], flags);
         i += used;
     }
-    if (!a.file) return lmoe__arguments_unknown("train", "nothing; a run file is needed", flags);
+    if (!a.file) return lmoe__arguments_no_file("train");
     lmoe__signals_hold(); /* before plugins' libraries start threads, which must hold them too */
     s.conf = lmoe__arguments_read(ctx, &a);
     int code = 0;

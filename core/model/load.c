@@ -70,6 +70,18 @@ static void adopt_ops(lmoe__model *m, lmoe__registry *registry)
     }
 }
 
+lmoe_status lmoe__class_find(lmoe_ctx *ctx, const lmoe__conf *conf, lmoe__registry *registry,
+                             const char *kind, const char *section, const char *key,
+                             const char *name, const lmoe_class **c)
+{
+    lmoe_ctx quiet;
+    lmoe__ctx_init(&quiet);
+    lmoe_status status = lmoe__registry_find(registry, &quiet, kind, name, c);
+    if (status == LMOE_OK) return LMOE_OK;
+    return lmoe_error(ctx, status, "%s: [%s] %s: %s", lmoe__conf_where(conf, section, key), section,
+                      key, quiet.message);
+}
+
 static lmoe_status load_mixer(lmoe_ctx *ctx, lmoe__conf *conf, lmoe__registry *registry,
                               lmoe__model *m, char letter)
 {
@@ -78,7 +90,8 @@ static lmoe_status load_mixer(lmoe_ctx *ctx, lmoe__conf *conf, lmoe__registry *r
     const lmoe_class *c;
     section[6] = letter;
     LMOE_TRY(lmoe__options_fill(ctx, conf, section, layer_table, &lo, m->arena));
-    LMOE_TRY(lmoe__registry_find(registry, ctx, LMOE_KIND_LAYER, lo.class_name, &c));
+    LMOE_TRY(lmoe__class_find(ctx, conf, registry, LMOE_KIND_LAYER, section, "class", lo.class_name,
+                              &c));
     lmoe__mixer *x = &m->mixers[m->n_mixers++];
     x->letter = letter;
     x->layer = (const lmoe_layer *)c;
@@ -117,7 +130,8 @@ static lmoe_status load_ffn(lmoe_ctx *ctx, lmoe__conf *conf, lmoe__registry *reg
     if (m->ffn.top_k > m->ffn.experts)
         return lmoe_error(ctx, LMOE_E_CONFIG, "[ffn] top_k = %lld is more than experts = %lld",
                           (long long)m->ffn.top_k, (long long)m->ffn.experts);
-    LMOE_TRY(lmoe__registry_find(registry, ctx, LMOE_KIND_ROUTER, m->ffn.router, &c));
+    LMOE_TRY(lmoe__class_find(ctx, conf, registry, LMOE_KIND_ROUTER, "ffn", "router", m->ffn.router,
+                              &c));
     m->router = (const lmoe_router *)c;
     m->router_options = lmoe__arena_alloc(m->arena, c->options_size ? c->options_size : 1);
     if (!c->options) return LMOE_OK;

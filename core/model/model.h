@@ -53,6 +53,10 @@ typedef struct lmoe__model {
 lmoe_status lmoe__model_load(lmoe_ctx *ctx, lmoe__conf *conf, lmoe__registry *registry,
                              lmoe__model *m);
 void lmoe__model_free(lmoe__model *m);
+/* The class that [section] key names; a message begins with that place. */
+lmoe_status lmoe__class_find(lmoe_ctx *ctx, const lmoe__conf *conf, lmoe__registry *registry,
+                             const char *kind, const char *section, const char *key,
+                             const char *name, const lmoe_class **c);
 /* The options of the sections that model_load reads, apart from those of classes. */
 const lmoe__section_table *lmoe__model_tables(void);
 

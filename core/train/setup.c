@@ -138,7 +138,8 @@ static lmoe_status read_device(lmoe_ctx *ctx, lmoe__setup *s)
     class_option o;
     const lmoe_class *c;
     LMOE_TRY(lmoe__options_fill(ctx, s->conf, "device", device_table, &o, s->arena));
-    LMOE_TRY(lmoe__registry_find(s->registry, ctx, LMOE_KIND_DEVICE, o.class_name, &c));
+    LMOE_TRY(lmoe__class_find(ctx, s->conf, s->registry, LMOE_KIND_DEVICE, "device", "class",
+                              o.class_name, &c));
     s->device = (const lmoe_device *)c;
     return fill_class(ctx, s, "device", c, &s->device_options);
 }
@@ -168,7 +169,8 @@ static lmoe_status add_axis(lmoe_ctx *ctx, lmoe__setup *s, const parallel_option
                               where, name);
     }
     const lmoe_class *c;
-    LMOE_TRY(lmoe__registry_find(s->registry, ctx, LMOE_KIND_STRATEGY, o->strategy[which], &c));
+    LMOE_TRY(lmoe__class_find(ctx, s->conf, s->registry, LMOE_KIND_STRATEGY, "parallel",
+                              axis_names[which], o->strategy[which], &c));
     if (s->n_axes == LMOE__MAX_MESH)
         return lmoe_error(ctx, LMOE_E_CONFIG, "%s: [parallel] mesh has too many axes", where);
     s->axis_name[s->n_axes] = axis_names[which];
@@ -187,7 +189,8 @@ static lmoe_status read_parallel(lmoe_ctx *ctx, lmoe__setup *s)
     char *words = lmoe__arena_strdup(s->arena, o.mesh), *save = NULL;
     for (char *w = strtok_r(words, " \t", &save); w; w = strtok_r(NULL, " \t", &save))
         LMOE_TRY(add_axis(ctx, s, &o, w));
-    LMOE_TRY(lmoe__registry_find(s->registry, ctx, LMOE_KIND_COMM, o.comm, &c));
+    LMOE_TRY(lmoe__class_find(ctx, s->conf, s->registry, LMOE_KIND_COMM, "parallel", "comm", o.comm,
+                              &c));
     s->comm = (const lmoe_comm *)c;
     LMOE_TRY(fill_class(ctx, s, "comm", c, &s->comm_options));
     if (s->world > 1 && !(c->flags & LMOE_COMM_THREADS))
@@ -222,6 +225,11 @@ lmoe_status lmoe__setup_read(lmoe_ctx *ctx, lmoe__setup *s, const char *plugin_p
     LMOE_TRY(lmoe__options_fill(ctx, s->conf, "alarm", alarm_table, &s->alarm, s->arena));
     if ((needs & LMOE__SETUP_DATA) || lmoe__conf_has(s->conf, "data")) {
         LMOE_TRY(lmoe__options_fill(ctx, s->conf, "data", data_table, &s->data, s->arena));
+        if ((needs & LMOE__SETUP_DATA) && !s->data.train[0])
+            return lmoe_error(ctx, LMOE_E_CONFIG,
+                              "%s: [data] train is empty; name a text, or a token file that lmoe "
+                              "data prepare made",
+                              lmoe__conf_where(s->conf, "data", "train"));
         if (s->data.valid[0] && !strchr(s->data.valid, '%'))
             s->data.valid = lmoe__conf_resolve(s->conf, "data", "valid", s->data.valid, s->arena);
     }

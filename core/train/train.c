@@ -52,9 +52,14 @@ static lmoe_status open_data(lmoe__rank *r)
                             .seed = (uint64_t)s->run.seed,
                             .packed = s->data.packed,
                             .vocab = s->model.o.vocab_size};
-    LMOE_TRY(lmoe__tokenizer_find(&r->ctx, "bytes") ? LMOE_OK : LMOE_E_INTERNAL);
     o.tokenizer = lmoe__tokenizer_find(&r->ctx, "bytes");
-    return lmoe__data_open(&r->ctx, &o, &r->data);
+    if (!o.tokenizer) return LMOE_E_INTERNAL;
+    lmoe_ctx quiet;
+    lmoe__ctx_init(&quiet);
+    lmoe_status status = lmoe__data_open(&quiet, &o, &r->data);
+    if (status == LMOE_OK) return LMOE_OK;
+    const char *where = lmoe__conf_where(s->conf, "data", NULL);
+    return lmoe_error(&r->ctx, status, "%s: [data]: %s", where, quiet.message);
 }
 
 static lmoe_status set_up(lmoe__rank *r, const lmoe__mesh *mesh)
