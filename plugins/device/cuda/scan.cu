@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * plugins/device/cuda/scan.cu: scan_diag/1:
+ *
+ *   M_s = diag(exp(decay_s)) M_{s-1} + k_s v_s^T      y_s = scale M_s^T q_s
+ */
+#include "scan.cuh"
+
+enum { Q, K, V, DECAY, RESET, SKIP, CARRY };
+
+template <int R> static void run(const lmoe_args *a, const Scan &c)
+{
+    float scale = (float)((const lmoe_scan_diag_attrs *)a->attrs)->scale;
+    scan<R, false, false>
+        <<<scan_grid(c, a->in[K].dim[0], c.nv), dim3(OWN, LANES), 0, stream_of(a)>>>(
+            c, input<float>(a, K), input<float>(a, V), 1.0f, input<float>(a, Q), scale,
+            input<float>(a, CARRY), output<float>(a, 0), output<float>(a, 1));
+}
+
+static int can(const lmoe_args *a)
+{
+    return cuda_all_f32(a) && elements_of(a->in[K].dim[3]) > 0;
+}
+
+static lmoe_status launch(const lmoe_args *a)
+{
+    Scan c = describe_scan(a, DECAY);
+    switch (elements_of(c.nk)) {
+    case 2: run<2>(a, c); break;
+    case 8: run<8>(a, c); break;
+    case 16: run<16>(a, c); break;
+    case 32: run<32>(a, c); break;
+    default: run<64>(a, c); break;
+    }
+    return cuda_launched(a);
+}
+
+CUDA_KERNEL(scan_diag, 1, can, NULL, launch)
