@@ -27,14 +27,11 @@ static const char *machine_text(unsigned machine, char *buf, size_t n)
     return buf;
 }
 
-lmoe_status lmoe__elf_check(lmoe_ctx *ctx, const char *path)
+static lmoe_status check_header(lmoe_ctx *ctx, const char *path, FILE *f, ElfW(Ehdr) * header)
 {
     ElfW(Ehdr) h;
     memset(&h, 0, sizeof h);
-    FILE *f = fopen(path, "rb");
-    if (!f) return lmoe_error(ctx, LMOE_E_IO, "%s: cannot be read", path);
     size_t n = fread(&h, 1, sizeof h, f);
-    fclose(f);
     if (n < sizeof h || memcmp(h.e_ident, ELFMAG, SELFMAG) != 0)
         return lmoe_error(ctx, LMOE_E_CONFIG,
                           "%s: is not a shared library (it has no ELF header); a plugin is built "
@@ -51,7 +48,41 @@ lmoe_status lmoe__elf_check(lmoe_ctx *ctx, const char *path)
             "machine",
             path, same_order ? machine_text(h.e_machine, a, sizeof a) : "another byte order",
             machine_text(own->e_machine, b, sizeof b));
+    *header = h;
     return LMOE_OK;
+}
+
+/* The dynamic linker maps segments unseen: of a file that was cut off, it dies by SIGBUS. */
+static lmoe_status check_length(lmoe_ctx *ctx, const char *path, FILE *f, const ElfW(Ehdr) * h)
+{
+    uint64_t need = (uint64_t)h->e_phoff + (uint64_t)h->e_phnum * sizeof(ElfW(Phdr)), size;
+    if (fseek(f, 0, SEEK_END) != 0) return lmoe_error(ctx, LMOE_E_IO, "%s: cannot be read", path);
+    size = (uint64_t)ftell(f);
+    for (int i = 0; need <= size && i < h->e_phnum; i++) {
+        ElfW(Phdr) p;
+        if (fseek(f, (long)(h->e_phoff + (size_t)i * sizeof p), SEEK_SET) != 0 ||
+            fread(&p, sizeof p, 1, f) != 1)
+            return lmoe_error(ctx, LMOE_E_IO, "%s: cannot be read", path);
+        if (p.p_type != PT_LOAD) continue;
+        uint64_t end = p.p_offset > UINT64_MAX - p.p_filesz ? UINT64_MAX : p.p_offset + p.p_filesz;
+        if (end > need) need = end;
+    }
+    if (need <= size) return LMOE_OK;
+    return lmoe_error(ctx, LMOE_E_CONFIG,
+                      "%s: is cut off: it has %llu bytes, and speaks of %llu; copy or build it "
+                      "again",
+                      path, (unsigned long long)size, (unsigned long long)need);
+}
+
+lmoe_status lmoe__elf_check(lmoe_ctx *ctx, const char *path)
+{
+    ElfW(Ehdr) h;
+    FILE *f = fopen(path, "rb");
+    if (!f) return lmoe_error(ctx, LMOE_E_IO, "%s: cannot be read", path);
+    lmoe_status status = check_header(ctx, path, f, &h);
+    if (status == LMOE_OK) status = check_length(ctx, path, f, &h);
+    fclose(f);
+    return status;
 }
 
 const char *lmoe__elf_needs(void *handle, const char *prefix)

@@ -170,10 +170,13 @@ START_TEST(other_files)
     patch(other, offsetof(Elf64_Ehdr, e_machine), EM_PPC64);
     assert_open_fails(other, LMOE_E_UNSUPPORTED, "is built for 64-bit POWER; this program runs on");
 
-    lmoe__ctx_clear(&ctx);
-    const char *cut = good_copy("cut.so");
-    ck_assert_int_eq(truncate(cut, 200), 0);
-    assert_open_fails(cut, LMOE_E_CONFIG, "cannot be opened: ");
+    static const off_t cuts[] = {100, 200, 3000, 5000}; /* past the program headers, too */
+    for (size_t i = 0; i < sizeof cuts / sizeof *cuts; i++) {
+        lmoe__ctx_clear(&ctx);
+        const char *cut = good_copy("cut.so");
+        ck_assert_int_eq(truncate(cut, cuts[i]), 0);
+        assert_open_fails(cut, LMOE_E_CONFIG, "is cut off: it has ");
+    }
 
     lmoe__ctx_clear(&ctx);
     const char *absent = lmoe__arena_printf(arena, "%s/absent.so", folder);
