@@ -51,7 +51,7 @@ static size_t cut(char *memory, const attention *t, room *r)
 static work work_of(const lmoe_args *a)
 {
     const int64_t enough = 32, least_keys = 256;
-    work w = {.a = a, .t = attention_of(a, &a->in[KEYS])};
+    work w = {.a = a, .t = attention_of(a, &a->in[Q], &a->in[K], &a->in[POSITIONS], &a->in[KEYS])};
     room r;
     w.items = w.t.batch * w.t.groups * w.t.blocks;
     w.parts = cpu_min((enough + w.items - 1) / cpu_max(w.items, 1), w.t.keys / least_keys);

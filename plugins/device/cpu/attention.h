@@ -16,7 +16,7 @@
 enum { ATTENTION_KEYS = 64, ATTENTION_LANES = 64 };
 
 typedef struct attention {
-    int64_t batch, seq, heads, groups, context, keys; /* keys: context + seq */
+    int64_t batch, seq, heads, groups, context, keys; /* keys: cached and own */
     int64_t nk, nv, kp, vp;                           /* sizes of heads, and padded */
     int64_t share;                                    /* heads of a kv head */
     int64_t queries, blocks, lanes; /* of a block (lanes: padded), and how many there are */
@@ -28,18 +28,21 @@ typedef struct attention {
     const uint8_t *skip; /* or NULL */
 } attention;
 
-/* in: the op's inputs; cached: its cached keys, values and positions, maybe absent. */
-static inline attention attention_of(const lmoe_args *a, const lmoe_buf *cached)
+/* q: (batch seq heads head_k), then k, v or NULL; three buffers from `masks` on: positions,
+ * document, skip; from `cached` on, maybe absent: keys, values, their positions. Some keys there
+ * must be. */
+static inline attention attention_of(const lmoe_args *a, const lmoe_buf *q, const lmoe_buf *own,
+                                     const lmoe_buf *masks, const lmoe_buf *cached)
 {
     const lmoe_attention_attrs *o = a->attrs;
-    const lmoe_buf *in = a->in;
-    attention t = {.batch = in[0].dim[0], .seq = in[0].dim[1], .heads = in[0].dim[2]};
-    t.groups = in[1].dim[2];
+    const lmoe_buf *k = own ? own : cached;
+    attention t = {.batch = q->dim[0], .seq = q->dim[1], .heads = q->dim[2]};
+    t.groups = k[0].dim[2];
     t.share = t.heads / t.groups;
     t.context = lmoe_buf_present(cached) ? cached->dim[1] : 0;
-    t.keys = t.context + t.seq;
-    t.nk = in[0].dim[3];
-    t.nv = in[2].dim[3];
+    t.keys = t.context + (own ? t.seq : 0);
+    t.nk = k[0].dim[3];
+    t.nv = k[1].dim[3];
     t.kp = cpu_padded(t.nk);
     t.vp = cpu_padded(t.nv);
     t.queries = cpu_min(t.seq, cpu_max(1, ATTENTION_LANES / t.share));
@@ -47,12 +50,12 @@ static inline attention attention_of(const lmoe_args *a, const lmoe_buf *cached)
     t.lanes = cpu_padded(t.queries * t.share);
     t.window = o->window;
     t.scale = (float)o->scale;
-    t.q = &in[0];
-    t.k = in[1].data;
-    t.v = in[2].data;
-    t.positions = in[3].data;
-    t.document = in[4].data;
-    t.skip = in[5].data;
+    t.q = q;
+    t.k = own ? own[0].data : NULL;
+    t.v = own ? own[1].data : NULL;
+    t.positions = masks[0].data;
+    t.document = masks[1].data;
+    t.skip = masks[2].data;
     if (t.context > 0) {
         t.cached_k = cached[0].data;
         t.cached_v = cached[1].data;
@@ -120,7 +123,7 @@ static inline void attention_enter(const attention *t, int64_t begin, int64_t en
         q->least_self = q->self[i] < q->least_self ? q->self[i] : q->least_self;
     }
     q->listed = 0;
-    end = cpu_min(end, t->context + q->first + q->queries);
+    end = cpu_min(end, cpu_min(t->keys, t->context + q->first + q->queries));
     for (int64_t i = begin; i < end; i++) {
         int32_t p = attention_position(t, q->b, i);
         if (p >= least && p <= most) q->list[q->listed++] = (int32_t)i;
