@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * plugins/device/cpu/scan.c: scan_diag/1, groups of tokens through a state kept in registers
- * (scan.h).
+ * (scan_stream.h).
  *
  *   M_s = diag(exp(decay_s)) M_{s-1} + k_s v_s^T ;   y_s = scale M_s^T q_s
  *
@@ -58,7 +58,7 @@ static void run_head(const lmoe_args *a, int64_t item, room *r)
     float scale = (float)((const lmoe_scan_diag_attrs *)a->attrs)->scale;
     int wanted = lmoe_buf_present(y);
 
-    scan_load_state(&c, &a->in[CARRY], nk, nv, 0, r->m);
+    scan_load_state(&c, scan_first(&c, &a->in[CARRY]), nk, nv, 0, r->m);
     for (int64_t begin = 0; begin < c.seq; begin += SCAN_BLOCK) {
         int64_t tokens = cpu_min(SCAN_BLOCK, c.seq - begin);
         scan_load(&c, q, nk, begin, tokens, 1, scale, r->q);

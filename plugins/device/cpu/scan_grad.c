@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * plugins/device/cpu/scan_grad.c: scan_diag_grad/1, two sweeps over a head of a sequence (scan.h).
+ * plugins/device/cpu/scan_grad.c: scan_diag_grad/1, two sweeps over a head of a sequence
+ * (scan_stream.h).
  *
  *   forwards:   dq_s = scale M_s dy_s
  *   backwards:  G_s = scale q_s dy_s^T + diag(exp(decay_{s+1})) G_{s+1} ;
@@ -149,7 +150,7 @@ static void sweep_forwards(walk *w)
     const room *r = &w->r;
     int64_t k = in[Q].dim[3], state = w->n.k * w->n.v;
     if (!lmoe_buf_present(dq) && !w->n.ddecay) return;
-    scan_load_state(&w->c, &in[CARRY], k, in[V].dim[3], 1, r->state_t);
+    scan_load_state(&w->c, scan_first(&w->c, &in[CARRY]), k, in[V].dim[3], 1, r->state_t);
     for (int64_t block = 0; block < w->n.blocks; block++) {
         load_block(w, block, 1);
         if (w->n.ddecay)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * plugins/device/cpu/scan_summary.c: what sequence parallelism needs of scan_diag (scan.h).
+ * plugins/device/cpu/scan_summary.c: what sequence parallelism needs of scan_diag (scan_stream.h).
  *
  *   scan_diag_summary       M from zero over the segment, and log_a, the sum of its decays
  *   scan_diag_grad_summary  the same from the segment's end, of dM and scale q dy^T
