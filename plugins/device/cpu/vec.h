@@ -78,16 +78,11 @@ CPU_INLINE float cpu_expm1f(float x)
     return cpu_bits(x) << 1 == 0 ? x : y;
 }
 
-/* log(x): 0 gives -inf, negative numbers give NaN. The mantissa is brought into
- * [sqrt(1/2), sqrt(2)) = 1 + m; the polynomial is (log(1 + m) - m + m^2 / 2) / m^3. */
-CPU_INLINE float cpu_logf(float x)
+/* log(1 + m) - m for sqrt(1/2) <= 1 + m <= sqrt(2); m^3 times a polynomial, interpolated at
+ * Chebyshev's points, less m^2 / 2. */
+CPU_INLINE float cpu_log_tail(float m)
 {
-    int tiny = x < 1.17549435e-38f;
-    float y = tiny ? x * 8388608.0f : x;
-    uint32_t u = cpu_bits(y) - 0x3f3504f3u;
-    float e = (float)((int32_t)u >> 23) - (tiny ? 23.0f : 0.0f);
-    float m = cpu_float((u & 0x007fffffu) + 0x3f3504f3u) - 1.0f;
-    float p = 6.971611471e-2f;
+    float z = m * m, p = 6.971611471e-2f;
     p = p * m - 1.147973385e-1f;
     p = p * m + 1.168541992e-1f;
     p = p * m - 1.242568733e-1f;
@@ -96,8 +91,18 @@ CPU_INLINE float cpu_logf(float x)
     p = p * m + 2.000071575e-1f;
     p = p * m - 2.499999696e-1f;
     p = p * m + 3.333333118e-1f;
-    float z = m * m;
-    float r = e * 1.42860682e-6f + (p * (m * z) - 0.5f * z) + m + e * 0.693145752f;
+    return p * (m * z) - 0.5f * z;
+}
+
+/* log(x): 0 gives -inf, negative numbers give NaN. x = 2^e (1 + m) */
+CPU_INLINE float cpu_logf(float x)
+{
+    int tiny = x < 1.17549435e-38f;
+    float y = tiny ? x * 8388608.0f : x;
+    uint32_t u = cpu_bits(y) - 0x3f3504f3u; /* sqrt(1/2) */
+    float e = (float)((int32_t)u >> 23) - (tiny ? 23.0f : 0.0f);
+    float m = cpu_float((u & 0x007fffffu) + 0x3f3504f3u) - 1.0f;
+    float r = (e * 1.42860682e-6f + cpu_log_tail(m)) + m + e * 0.693145752f;
     r = x > 3.40282347e+38f ? x : r;
     r = x == 0.0f ? -INFINITY : r;
     return x < 0.0f ? NAN : (x != x ? x : r);
@@ -109,6 +114,14 @@ CPU_INLINE float cpu_log1pf(float u)
     float w = 1.0f + u;
     float r = cpu_logf(w) - ((w - 1.0f) - u) / w;
     return u > 3.40282347e+38f ? u : r;
+}
+
+/* log(1 + u), 0 <= u <= 1: as log(2) + log(1 + (u - 1) / 2) where 1 + u > sqrt(2). */
+CPU_INLINE float cpu_log1p_of_unit(float u)
+{
+    int large = u > 0.41421356f;
+    float m = large ? 0.5f * (u - 1.0f) : u;
+    return (cpu_log_tail(m) + m) + (large ? 0.693147181f : 0.0f);
 }
 
 /* sigmoid(x), and sigmoid(-x) = 1 - sigmoid(x) without cancellation */
@@ -143,7 +156,7 @@ CPU_INLINE float cpu_silu_slopef(float x)
 /* log(1 + exp(x)) */
 CPU_INLINE float cpu_softplusf(float x)
 {
-    return (x > 0.0f ? x : 0.0f) + cpu_log1pf(cpu_expf(-fabsf(x)));
+    return (x > 0.0f ? x : 0.0f) + cpu_log1p_of_unit(cpu_expf(-fabsf(x)));
 }
 
 CPU_INLINE float cpu_tanhf(float x)
