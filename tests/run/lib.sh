@@ -3,7 +3,7 @@
 # the source root and the folder of the built helpers, and sources this first. It works in a new
 # folder, which is removed at the end.
 set -eu
-lmoe=$1
+lmoe=$(cd "$(dirname "$1")" && pwd)/$(basename "$1")
 helpers=$3
 place=${TMPDIR:-/dev/shm} # in memory: checkpoints are synced, and a test need not wait for disks
 [ -w "$place" ] || place=/tmp
