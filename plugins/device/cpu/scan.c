@@ -50,6 +50,20 @@ static void start_y(int64_t tokens, int64_t v, const room *r)
     }
 }
 
+/* The block of tokens after the one at hand: at `begin`, or the first of the next head. */
+static scan_ahead want_block(const lmoe_args *a, scan_head c, int64_t begin)
+{
+    int64_t k = a->in[Q].dim[3], v = a->in[V].dim[3];
+    scan_ahead ahead = {0};
+    scan_go_on(&c, &begin);
+    scan_want(&c, &a->in[Q], k, begin, 0, &ahead);
+    scan_want(&c, &a->in[K], k, begin, 0, &ahead);
+    scan_want(&c, &a->in[V], v, begin, 0, &ahead);
+    if (a->in[DECAY].rank == 4) scan_want(&c, &a->in[DECAY], k, begin, 0, &ahead);
+    scan_want(&c, &a->out[0], v, begin, 1, &ahead);
+    return ahead;
+}
+
 static void run_head(const lmoe_args *a, int64_t item, room *r)
 {
     const lmoe_buf *q = &a->in[Q], *v = &a->in[V], *y = &a->out[0];
@@ -61,16 +75,17 @@ static void run_head(const lmoe_args *a, int64_t item, room *r)
     scan_load_state(&c, scan_first(&c, &a->in[CARRY]), nk, nv, 0, r->m);
     for (int64_t begin = 0; begin < c.seq; begin += SCAN_BLOCK) {
         int64_t tokens = cpu_min(SCAN_BLOCK, c.seq - begin);
-        scan_load(&c, q, nk, begin, tokens, 1, scale, r->q);
-        scan_load(&c, &a->in[K], nk, begin, tokens, 1, 1, r->k);
-        scan_load(&c, v, nv, begin, tokens, 1, 1, r->v);
-        scan_load_decays(&c, nk, begin, tokens, 1, &r->decays);
+        scan_load(&c, q, nk, begin, tokens, scale, r->q);
+        scan_load(&c, &a->in[K], nk, begin, tokens, 1, r->k);
+        scan_load(&c, v, nv, begin, tokens, 1, r->v);
+        scan_load_decays(&c, nk, begin, tokens, &r->decays);
         scan_fade_both(&r->decays, tokens, kp, r->q, r->k, r->qs, r->ke);
         if (wanted) {
             scan_all_pairs(r->decays.fade, tokens, kp, r->q, r->k, r->decays.a, r->p);
             start_y(tokens, vp, r);
         }
         int fades = r->decays.fade != SCAN_KEEP;
+        scan_ahead ahead = want_block(a, c, begin + SCAN_BLOCK);
         scan_stream s = {.tokens = tokens,
                          .rows = kp,
                          .lanes = vp,
@@ -79,9 +94,10 @@ static void run_head(const lmoe_args *a, int64_t item, room *r)
                          .w = fades ? r->ke : r->k,
                          .u = r->v,
                          .e = r->decays.e,
-                         .out = wanted ? r->y : NULL};
+                         .out = wanted ? r->y : NULL,
+                         .ahead = &ahead};
         scan_run(&s, r->decays.fade);
-        scan_store(&c, y, nv, begin, tokens, 1, r->y);
+        scan_store(&c, y, nv, begin, tokens, r->y);
     }
     scan_store_state(&c, &a->out[1], nk, nv, r->m);
 }

@@ -14,7 +14,7 @@
 /* ---- one head of one sequence ---- */
 
 typedef struct scan_head {
-    int64_t seq, heads, b, h;
+    int64_t batch, seq, heads, b, h;
     const lmoe_buf *decay;
     const uint8_t *reset, *skip; /* of this sequence, or NULL */
 } scan_head;
@@ -22,7 +22,8 @@ typedef struct scan_head {
 static inline scan_head scan_enter(const lmoe_buf *like, const lmoe_buf *decay,
                                    const lmoe_buf *reset, const lmoe_buf *skip, int64_t item)
 {
-    scan_head c = {.seq = like->dim[1], .heads = like->dim[2], .decay = decay};
+    scan_head c = {
+        .batch = like->dim[0], .seq = like->dim[1], .heads = like->dim[2], .decay = decay};
     c.b = item / c.heads;
     c.h = item % c.heads;
     if (lmoe_buf_present(reset)) c.reset = (const uint8_t *)reset->data + c.b * c.seq;
@@ -46,29 +47,37 @@ static inline float *scan_row(const scan_head *c, const lmoe_buf *x, int64_t t, 
     return (float *)x->data + ((c->b * c->seq + t) * c->heads + c->h) * n;
 }
 
-/* Rows of a head lie apart, which defeats the processor's own prefetching. */
-CPU_INLINE void scan_prefetch(const scan_head *c, const lmoe_buf *x, int64_t n, int64_t t,
-                              const int to_write)
+/* Past the end of a head comes the next one. */
+static inline void scan_go_on(scan_head *c, int64_t *begin)
 {
-    if (t < 0 || t >= c->seq) return;
-    const char *line = (const char *)scan_row(c, x, t, n);
-    for (int64_t i = 0; i < n * 4; i += 64) {
-        if (to_write)
-            __builtin_prefetch(line + i, 1, 2);
-        else
-            __builtin_prefetch(line + i, 0, 2);
-    }
+    if (*begin < c->seq || c->b * c->heads + c->h + 1 >= c->batch * c->heads) return;
+    *begin = 0;
+    c->b += (c->h + 1) / c->heads;
+    c->h = (c->h + 1) % c->heads;
+}
+
+/* Has the block of tokens that starts at `begin` fetched in x (batch seq heads n), if there is such
+ * a block, to be read or written. */
+static inline void scan_want(const scan_head *c, const lmoe_buf *x, int64_t n, int64_t begin,
+                             int write, scan_ahead *a)
+{
+    if (!lmoe_buf_present(x) || begin < 0 || begin >= c->seq) return;
+    int64_t row = n * (int64_t)sizeof(float), i = a->count++;
+    a->tokens = cpu_min(SCAN_BLOCK, c->seq - begin);
+    a->of[i].row = (const char *)scan_row(c, x, begin, n);
+    a->of[i].step = c->heads * row;
+    a->of[i].bytes = row;
+    a->of[i].write = write;
 }
 
 /* Tokens begin ... begin+tokens-1 of x (batch seq heads n), times factor, into padded rows; zeros
  * for skipped tokens, and up to a whole group. */
 static inline void scan_load(const scan_head *c, const lmoe_buf *x, int64_t n, int64_t begin,
-                             int64_t tokens, int ahead, float factor, float *to)
+                             int64_t tokens, float factor, float *to)
 {
     int64_t padded = cpu_padded(n);
     for (int64_t t = 0; t < tokens; t++, to += padded) {
         const float *from = scan_row(c, x, begin + t, n);
-        scan_prefetch(c, x, n, begin + t + ahead * SCAN_BLOCK, 0);
         float f = scan_skips(c, begin + t) ? 0.0f : factor;
         if (f == 0.0f) {
             memset(to, 0, sizeof *to * (size_t)padded);
@@ -83,12 +92,11 @@ static inline void scan_load(const scan_head *c, const lmoe_buf *x, int64_t n, i
 }
 
 static inline void scan_store(const scan_head *c, const lmoe_buf *x, int64_t n, int64_t begin,
-                              int64_t tokens, int ahead, const float *from)
+                              int64_t tokens, const float *from)
 {
     int64_t padded = cpu_padded(n);
     if (!lmoe_buf_present(x)) return;
     for (int64_t t = 0; t < tokens; t++) {
-        scan_prefetch(c, x, n, begin + t + ahead * SCAN_BLOCK, 1);
         memcpy(scan_row(c, x, begin + t, n), from + t * padded, sizeof *from * (size_t)n);
     }
 }
@@ -194,7 +202,7 @@ static inline void scan_load_row(const float *logs, float log, int64_t n, float 
 }
 
 static inline void scan_load_each(const scan_head *c, int64_t n, int64_t begin, int64_t tokens,
-                                  int ahead, scan_decays *d)
+                                  scan_decays *d)
 {
     int64_t padded = cpu_padded(n);
     for (int64_t first = 0; first < tokens; first += SCAN_GROUP) {
@@ -208,7 +216,6 @@ static inline void scan_load_each(const scan_head *c, int64_t n, int64_t begin, 
                 log = -INFINITY;
             } else if (t < tokens && !scan_skips(c, token)) {
                 logs = scan_row(c, c->decay, token, n);
-                scan_prefetch(c, c->decay, n, token + ahead * SCAN_BLOCK, 0);
             }
             scan_load_row(logs, log, n, d->a + t * padded, sum);
         }
@@ -219,13 +226,13 @@ static inline void scan_load_each(const scan_head *c, int64_t n, int64_t begin, 
 
 /* The factors of tokens begin ...; with SCAN_KEEP they are not to be used. */
 static inline void scan_load_decays(const scan_head *c, int64_t n, int64_t begin, int64_t tokens,
-                                    int ahead, scan_decays *d)
+                                    scan_decays *d)
 {
     int fades = lmoe_buf_present(c->decay);
     for (int64_t t = begin; t < begin + tokens; t++) fades |= scan_resets(c, t);
     d->fade = !fades ? SCAN_KEEP : c->decay->rank == 4 ? SCAN_ROWS : SCAN_ALL;
     if (d->fade == SCAN_ALL) scan_load_one(c, begin, tokens, d);
-    if (d->fade == SCAN_ROWS) scan_load_each(c, n, begin, tokens, ahead, d);
+    if (d->fade == SCAN_ROWS) scan_load_each(c, n, begin, tokens, d);
 }
 
 /* from_start_i = x_i a_0 ... a_i: what x reads of the state at the group's start; n: padded. */

@@ -90,21 +90,35 @@ typedef struct walk {
     float *partial; /* the head's sum of ddecay, for a decay (heads) */
 } walk;
 
-static void load_block(walk *w, int64_t block, int ahead)
+static void load_block(walk *w, int64_t block)
 {
     const lmoe_buf *in = w->a->in;
     int64_t k = in[Q].dim[3], v = in[V].dim[3];
     room *r = &w->r;
     w->begin = block * SCAN_BLOCK;
     w->tokens = cpu_min(SCAN_BLOCK, w->c.seq - w->begin);
-    scan_load(&w->c, &in[Q], k, w->begin, w->tokens, ahead, w->scale, r->q);
-    scan_load(&w->c, &in[K], k, w->begin, w->tokens, ahead, 1, r->k);
-    scan_load(&w->c, &in[V], v, w->begin, w->tokens, ahead, 1, r->v);
-    scan_load(&w->c, &in[DY], v, w->begin, w->tokens, ahead, 1, r->dy);
-    scan_load_decays(&w->c, k, w->begin, w->tokens, ahead, &r->decays);
+    scan_load(&w->c, &in[Q], k, w->begin, w->tokens, w->scale, r->q);
+    scan_load(&w->c, &in[K], k, w->begin, w->tokens, 1, r->k);
+    scan_load(&w->c, &in[V], v, w->begin, w->tokens, 1, r->v);
+    scan_load(&w->c, &in[DY], v, w->begin, w->tokens, 1, r->dy);
+    scan_load_decays(&w->c, k, w->begin, w->tokens, &r->decays);
     scan_fade_both(&r->decays, w->tokens, w->n.k, r->q, r->k, r->qs, r->ke);
     scan_all_pairs(SCAN_KEEP, w->tokens, w->n.v, r->dy, r->v, NULL, r->dp);
     w->fades = r->decays.fade != SCAN_KEEP;
+}
+
+/* What both sweeps read of the block of a head that starts at `begin`. */
+static scan_ahead want_block(const walk *w, const scan_head *c, int64_t begin)
+{
+    const lmoe_buf *in = w->a->in;
+    int64_t k = in[Q].dim[3], v = in[V].dim[3];
+    scan_ahead ahead = {0};
+    scan_want(c, &in[Q], k, begin, 0, &ahead);
+    scan_want(c, &in[K], k, begin, 0, &ahead);
+    scan_want(c, &in[V], v, begin, 0, &ahead);
+    scan_want(c, &in[DY], v, begin, 0, &ahead);
+    if (in[DECAY].rank == 4) scan_want(c, &in[DECAY], k, begin, 0, &ahead);
+    return ahead;
 }
 
 static void clear(float *x, int64_t tokens, int64_t n)
@@ -152,10 +166,12 @@ static void sweep_forwards(walk *w)
     if (!lmoe_buf_present(dq) && !w->n.ddecay) return;
     scan_load_state(&w->c, scan_first(&w->c, &in[CARRY]), k, in[V].dim[3], 1, r->state_t);
     for (int64_t block = 0; block < w->n.blocks; block++) {
-        load_block(w, block, 1);
+        load_block(w, block);
         if (w->n.ddecay)
             memcpy(r->states + block * state, r->state_t, sizeof(float) * (size_t)state);
         clear(r->out, w->tokens, w->n.k);
+        scan_ahead ahead = want_block(w, &w->c, w->begin + SCAN_BLOCK);
+        scan_want(&w->c, dq, k, w->begin + SCAN_BLOCK, 1, &ahead);
         scan_stream s = {.tokens = w->tokens,
                          .rows = w->n.v,
                          .lanes = w->n.k,
@@ -164,13 +180,14 @@ static void sweep_forwards(walk *w)
                          .w = r->v,
                          .u = w->fades ? r->ke : r->k,
                          .e = r->decays.e,
-                         .out = r->out};
+                         .out = r->out,
+                         .ahead = &ahead};
         scan_run(&s, r->decays.fade == SCAN_ROWS ? SCAN_LANES : r->decays.fade);
         float *own = w->n.ddecay ? r->own + w->begin * w->n.k : NULL;
         if (r->decays.fade == SCAN_KEEP) finish_dq(w, SCAN_KEEP, NULL); /* no decay, no ddecay */
         if (r->decays.fade == SCAN_ALL) finish_dq(w, SCAN_ALL, own);
         if (r->decays.fade == SCAN_ROWS) finish_dq(w, SCAN_ROWS, own);
-        scan_store(&w->c, dq, k, w->begin, w->tokens, 1, r->out);
+        scan_store(&w->c, dq, k, w->begin, w->tokens, r->out);
     }
 }
 
@@ -219,7 +236,6 @@ static void put_ddecay(walk *w, int64_t t, const float *row)
     float sum = 0;
     if (ddecay->rank == 4) {
         float *to = scan_row(&w->c, ddecay, token, n);
-        scan_prefetch(&w->c, ddecay, n, token - SCAN_BLOCK, 1);
         for (int64_t d = 0; d < n; d++) to[d] = skipped ? 0.0f : row[d];
         return;
     }
@@ -268,6 +284,14 @@ static void block_dk(walk *w)
     const lmoe_buf *dk = &w->a->out[DK];
     if (!lmoe_buf_present(dk) && !w->n.ddecay) return;
     clear(r->out, w->tokens, w->n.k);
+    int64_t k = w->a->in[K].dim[3], v = w->a->in[V].dim[3], next = w->begin - SCAN_BLOCK;
+    int64_t begin = next < 0 ? w->c.seq : next;
+    scan_head after = w->c;
+    scan_go_on(&after, &begin);
+    scan_ahead ahead = want_block(w, &after, begin);
+    scan_want(&w->c, dk, k, next, 1, &ahead);
+    scan_want(&w->c, &w->a->out[DV], v, next, 1, &ahead);
+    if (w->a->in[DECAY].rank == 4) scan_want(&w->c, &w->a->out[DDECAY], k, next, 1, &ahead);
     scan_stream s = {.tokens = w->tokens,
                      .rows = w->n.v,
                      .lanes = w->n.k,
@@ -277,13 +301,14 @@ static void block_dk(walk *w)
                      .w = r->dy,
                      .u = w->fades ? r->qs : r->q,
                      .e = r->decays.e,
-                     .out = r->out};
+                     .out = r->out,
+                     .ahead = &ahead};
     scan_run(&s, r->decays.fade == SCAN_ROWS ? SCAN_LANES : r->decays.fade);
     float *own = w->n.ddecay ? r->own + w->begin * w->n.k : NULL;
     if (r->decays.fade == SCAN_KEEP) finish_dk(w, SCAN_KEEP, NULL);
     if (r->decays.fade == SCAN_ALL) finish_dk(w, SCAN_ALL, own);
     if (r->decays.fade == SCAN_ROWS) finish_dk(w, SCAN_ROWS, own);
-    scan_store(&w->c, dk, w->a->in[K].dim[3], w->begin, w->tokens, -1, r->out);
+    scan_store(&w->c, dk, k, w->begin, w->tokens, r->out);
 }
 
 /* After block_dk: the gradient is that at the block's start. */
@@ -336,7 +361,7 @@ static void block_dv(walk *w)
                      .e = r->decays.e,
                      .out = r->out};
     scan_run(&s, r->decays.fade);
-    scan_store(&w->c, dv, w->a->in[V].dim[3], w->begin, w->tokens, -1, r->out);
+    scan_store(&w->c, dv, w->a->in[V].dim[3], w->begin, w->tokens, r->out);
 }
 
 static void sweep_backwards(walk *w)
@@ -347,7 +372,7 @@ static void sweep_backwards(walk *w)
     scan_load_state(&w->c, &in[DCARRY], k, v, 1, w->r.grad_t);
     if (w->n.ddecay) put_edge(w, w->r.state_t, w->r.grad_t, w->r.edge[1]);
     for (int64_t block = w->n.blocks - 1; block >= 0; block--) {
-        load_block(w, block, -1);
+        load_block(w, block);
         block_dk(w);
         block_ddecay(w, block);
         block_dv(w);

@@ -23,7 +23,7 @@
 
 #include "lanes.h"
 
-enum { SCAN_GROUP = 4, SCAN_BLOCK = 32, SCAN_GROUPS = SCAN_BLOCK / SCAN_GROUP };
+enum { SCAN_GROUP = 4, SCAN_BLOCK = 32, SCAN_GROUPS = SCAN_BLOCK / SCAN_GROUP, SCAN_AHEAD = 10 };
 
 #if CPU_LEVEL == 2
 #define SCAN_TILE 8
@@ -43,15 +43,44 @@ typedef enum scan_fade {
 
 /* ---- the recurrence ---- */
 
+/* Rows of memory that will be wanted soon. Those of a head lie apart, which defeats the processor's
+ * own prefetching; and fetching them all at once would stop it until most have come. */
+typedef struct scan_ahead {
+    int64_t tokens, count;
+    struct {
+        const char *row;     /* of the first token */
+        int64_t step, bytes; /* between rows; of a row */
+        int write;
+    } of[SCAN_AHEAD];
+} scan_ahead;
+
+/* Part `part` of `parts`. */
+CPU_INLINE void scan_fetch(const scan_ahead *a, int64_t part, int64_t parts)
+{
+    int64_t begin = a->tokens * part / parts, end = a->tokens * (part + 1) / parts;
+    for (int64_t i = 0; i < a->count; i++) {
+        for (int64_t t = begin; t < end; t++) {
+            const char *row = a->of[i].row + t * a->of[i].step;
+            for (int64_t at = 0; at < a->of[i].bytes; at += 64) {
+                if (a->of[i].write)
+                    __builtin_prefetch(row + at, 1, 2);
+                else
+                    __builtin_prefetch(row + at, 0, 2);
+            }
+        }
+    }
+}
+
 /* tokens: at most SCAN_BLOCK. Arrays have padded (CPU_PAD) rows. */
 typedef struct scan_stream {
     int64_t tokens, rows, lanes;
     int backwards;
-    float *m;           /* (rows lanes) */
-    const float *x, *w; /* (token rows) */
-    const float *u;     /* (token lanes) */
-    const float *e;     /* (group), (group rows) or (group lanes) */
-    float *out;         /* (token lanes), added to; NULL: only the state is wanted */
+    float *m;                /* (rows lanes) */
+    const float *x, *w;      /* (token rows) */
+    const float *u;          /* (token lanes) */
+    const float *e;          /* (group), (group rows) or (group lanes) */
+    float *out;              /* (token lanes), added to; NULL: only the state is wanted */
+    const scan_ahead *ahead; /* memory of the next block, fetched meanwhile; may be NULL */
 } scan_stream;
 
 CPU_INLINE void scan_tile(const scan_stream *s, scan_fade fade, int width, int64_t row,
@@ -102,12 +131,16 @@ CPU_INLINE void scan_tile(const scan_stream *s, scan_fade fade, int width, int64
 
 CPU_INLINE void scan_tiles(const scan_stream *s, scan_fade fade)
 {
-    int64_t lane = 0;
-    for (; lane + 2 * CPU_LANES <= s->lanes; lane += 2 * CPU_LANES) {
-        for (int64_t row = 0; row < s->rows; row += SCAN_TILE) scan_tile(s, fade, 2, row, lane);
-    }
-    for (; lane < s->lanes; lane += CPU_LANES) {
-        for (int64_t row = 0; row < s->rows; row += SCAN_TILE) scan_tile(s, fade, 1, row, lane);
+    int64_t wide = 2 * CPU_LANES, strips = (s->lanes + wide - 1) / wide, part = 0;
+    for (int64_t lane = 0; lane < s->lanes; lane += wide) {
+        for (int64_t row = 0; row < s->rows; row += SCAN_TILE, part++) {
+            if (s->ahead) scan_fetch(s->ahead, part, strips * (s->rows / SCAN_TILE));
+            if (lane + wide <= s->lanes) {
+                scan_tile(s, fade, 2, row, lane);
+            } else {
+                for (int64_t l = lane; l < s->lanes; l += CPU_LANES) scan_tile(s, fade, 1, row, l);
+            }
+        }
     }
 }
 

@@ -55,11 +55,15 @@ static void add_block(const summary *s, const scan_head *c, int64_t block, room 
 {
     int64_t nk = s->x->dim[3], nv = s->y->dim[3], kp = cpu_padded(nk);
     int64_t begin = block * SCAN_BLOCK, tokens = cpu_min(SCAN_BLOCK, c->seq - begin);
-    int ahead = s->backwards ? -1 : 1;
+    int64_t next = begin + (s->backwards ? -SCAN_BLOCK : SCAN_BLOCK);
+    scan_ahead ahead = {0};
+    scan_want(c, s->x, nk, next, 0, &ahead);
+    scan_want(c, s->y, nv, next, 0, &ahead);
+    if (c->decay->rank == 4) scan_want(c, c->decay, nk, next, 0, &ahead);
     const scan_decays *d = &r->decays;
-    scan_load(c, s->x, nk, begin, tokens, ahead, s->scale, r->x);
-    scan_load(c, s->y, nv, begin, tokens, ahead, 1, r->y);
-    scan_load_decays(c, nk, begin, tokens, ahead, &r->decays);
+    scan_load(c, s->x, nk, begin, tokens, s->scale, r->x);
+    scan_load(c, s->y, nv, begin, tokens, 1, r->y);
+    scan_load_decays(c, nk, begin, tokens, &r->decays);
     if (s->backwards) {
         if (d->fade == SCAN_ALL) scan_from_start(SCAN_ALL, tokens, kp, d->a, r->x, r->faded);
         if (d->fade == SCAN_ROWS) scan_from_start(SCAN_ROWS, tokens, kp, d->a, r->x, r->faded);
@@ -76,7 +80,8 @@ static void add_block(const summary *s, const scan_head *c, int64_t block, room 
                           .x = w, /* not read */
                           .w = w,
                           .u = r->y,
-                          .e = d->e};
+                          .e = d->e,
+                          .ahead = &ahead};
     scan_run(&stream, d->fade);
 }
 
