@@ -72,12 +72,13 @@ suites=
 build_and_test "gcc, release" build -Dbuildtype=release -Dtests=enabled -Dwerror=true
 if [ "$long" = yes ]; then
     suites="--suite unit --suite bad --suite run"
-    CC=clang build_and_test "clang" build-clang -Dbuildtype=release -Dtests=enabled -Dwerror=true
-    # clang's static build, so that reports have names; leaks are looked for, too
+    CC=clang build_and_test "clang" build-clang -Dbuildtype=release -Dtests=enabled -Dwerror=true \
+        -Dcuda=disabled
     CC=clang build_and_test "address and undefined behaviour" build-asan -Dbuildtype=debugoptimized \
-        -Dtests=enabled -Db_sanitize=address,undefined -Db_lundef=false
+        -Dtests=enabled -Dcuda=disabled -Db_sanitize=address,undefined -Db_lundef=false
     suites="--suite unit --suite run"
-    build_and_test "static plugins" build-static -Dbuildtype=release -Dtests=enabled -Dplugins=static
+    build_and_test "static plugins" build-static -Dbuildtype=release -Dtests=enabled -Dplugins=static \
+        -Dcuda=disabled
 fi
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]
