@@ -2,7 +2,7 @@
  * tests/op/test_axes.c: einsum, reshapes, slices and padding: values found by plain loops, and what
  * is refused.
  */
-#include "tests/op/call.h"
+#include "tests/op/simple_call.h"
 
 #include <lmoe/einsum.h>
 

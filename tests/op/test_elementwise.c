@@ -2,7 +2,7 @@
  * tests/op/test_elementwise.c: element-wise ops: values against other formulas, derivatives against
  * central differences, and what is refused.
  */
-#include "tests/op/call.h"
+#include "tests/op/simple_call.h"
 
 START_TEST(binary_broadcasts)
 {

@@ -2,7 +2,7 @@
  * tests/op/test_norms.c: rmsnorm, softmax, logsumexp: values by hand, derivatives against central
  * differences, and what is refused.
  */
-#include "tests/op/call.h"
+#include "tests/op/simple_call.h"
 
 START_TEST(rmsnorm_by_hand)
 {

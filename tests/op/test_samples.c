@@ -4,7 +4,7 @@
  */
 #include "core/bench/bench.h"
 
-#include "tests/op/call.h"
+#include "tests/op/simple_call.h"
 
 static const lmoe_op *const sampled[] = {
     &lmoe__op_einsum,         &lmoe__op_add,        &lmoe__op_multiply,

@@ -2,7 +2,7 @@
  * tests/op/test_tokens.c: embedding, rope and the loss: values found another way, derivatives
  * against central differences, and what is refused.
  */
-#include "tests/op/call.h"
+#include "tests/op/simple_call.h"
 
 #include <complex.h>
 
