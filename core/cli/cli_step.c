@@ -142,7 +142,11 @@ static lmoe_status bench(lmoe_ctx *ctx, const lmoe__setup *s, int64_t steps)
     if (status == LMOE_OK) status = lmoe__engine_init_weights(&e, 1);
     if (status == LMOE_OK) status = set_random(&e, s, train);
     if (status == LMOE_OK && strcmp(s->device->device, "cpu") == 0) {
-        lmoe__bench b = {.ctx = ctx, .on = {s->device, dev}, .dtype = LMOE_F32, .out = stdout};
+        lmoe__bench b = {.ctx = ctx,
+                         .on = {s->device, dev},
+                         .kernels = s->device->kernels,
+                         .dtype = LMOE_F32,
+                         .out = stdout};
         status = lmoe__bench_gemm(&b, 0, 0, 0);
     }
     if (status == LMOE_OK) status = time_steps(&e, s, train, update, steps);
