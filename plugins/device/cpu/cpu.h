@@ -89,7 +89,7 @@ static inline size_t cpu_floats(int64_t count)
 static inline float *cpu_take(char **cursor, int64_t count)
 {
     float *p = (float *)(void *)*cursor;
-    *cursor += cpu_floats(count);
+    *cursor = (char *)((uintptr_t)*cursor + cpu_floats(count)); /* from NULL: only counts */
     return p;
 }
 
