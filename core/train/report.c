@@ -216,8 +216,11 @@ static void put_aux(lmoe__rank *r, lmoe__text *t)
         }
         sum[k] += x;
     }
-    for (int k = 0; k < n; k++)
-        lmoe__text_add(t, ",\"moe/%.*s\":%.9g", (int)strcspn(seen[k], "/"), seen[k], sum[k]);
+    for (int k = 0; k < n; k++) {
+        char key[128];
+        snprintf(key, sizeof key, "moe/%.*s", (int)strcspn(seen[k], "/"), seen[k]);
+        put_number(t, key, sum[k]);
+    }
 }
 
 void lmoe__report_note(lmoe__rank *r, const lmoe__step_result *s)

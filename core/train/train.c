@@ -102,19 +102,27 @@ static lmoe_status set_rows(lmoe__rank *r, lmoe__program *p, int64_t row, double
     return lmoe__program_set_scalar(e, p, "in:factor", factor);
 }
 
-/* The step that was not finite is run once more, op by op, so that the message can name the first
- * bad one. */
-static lmoe_status find_nan(lmoe__rank *r, double loss, double norm)
+/* The micro-batches of a step that was not finite are run once more, op by op, so that the message
+ * can name the first bad op. */
+static lmoe_status find_nan(lmoe__rank *r, double factor, double loss, double norm)
 {
+    const lmoe__train_options *t = &r->setup->train;
+    char what[sizeof r->ctx.message] = "";
+    lmoe_status status = LMOE_OK;
     r->first->plan->eager = true;
-    lmoe_status status = lmoe__program_run(&r->engine, r->first);
+    for (int64_t i = 0; i < t->accumulate && status == LMOE_OK; i++) {
+        status = set_rows(r, r->first, i * (t->batch / t->accumulate), factor);
+        if (status == LMOE_OK) status = lmoe__program_run(&r->engine, r->first);
+    }
     r->first->plan->eager = r->engine.eager;
-    if (status != LMOE_OK) return status;
-    return lmoe_error(&r->ctx, LMOE_E_NUMERIC,
-                      "step %lld: loss %g, gradient norm %g; nothing was changed by this step. A "
-                      "lower [train] lr "
-                      "or clip may help; nan = skip leaves such steps out",
-                      (long long)r->done + 1, loss, norm);
+    if (status != LMOE_OK && status != LMOE_E_NUMERIC) return status;
+    if (status == LMOE_E_NUMERIC) memcpy(what, r->ctx.message, sizeof what);
+    lmoe__ctx_clear(&r->ctx);
+    return lmoe_error(
+        &r->ctx, LMOE_E_NUMERIC,
+        "step %lld: loss %g, gradient norm %g%s%.700s; this step has changed nothing. "
+        "A lower [train] lr or clip may help; nan = skip leaves such steps out",
+        (long long)r->done + 1, loss, norm, what[0] ? ": " : "", what);
 }
 
 static lmoe_status train_step(lmoe__rank *r, lmoe__step_result *out)
@@ -141,7 +149,7 @@ static lmoe_status train_step(lmoe__rank *r, lmoe__step_result *out)
     LMOE_TRY(lmoe__program_run(e, r->update));
     lmoe__engine_read(e, "out:grad_norm", &out->grad_norm, 1);
     if (!isfinite(out->loss) || !isfinite(out->grad_norm)) {
-        if (t->nan == LMOE__NAN_ABORT) return find_nan(r, out->loss, out->grad_norm);
+        if (t->nan == LMOE__NAN_ABORT) return find_nan(r, factor, out->loss, out->grad_norm);
         lmoe__log(&r->ctx, LMOE_LOG_WARN, "step %lld left out: loss %g, gradient norm %g",
                   (long long)r->done + 1, out->loss, out->grad_norm);
     }
