@@ -76,6 +76,16 @@ static int take_option(lmoe_ctx *ctx, generate_options *o, lmoe__arena *a, int a
     return 0;
 }
 
+static lmoe_status read_prompt(lmoe_ctx *ctx, generate_options *o, lmoe__arena *arena)
+{
+    char *text;
+    size_t size;
+    LMOE_TRY(lmoe__read_file(ctx, o->prompt_file, &text, &size));
+    o->prompt = lmoe__arena_strdup(arena, text);
+    free(text);
+    return LMOE_OK;
+}
+
 static lmoe_status load_state(lmoe_ctx *ctx, lmoe__generator *g, const char *path)
 {
     char *data;
@@ -192,6 +202,8 @@ int lmoe__cli_generate(lmoe_ctx *ctx, int argc, char **argv)
         if (used == 0) code = lmoe__arguments_unknown("generate", argv[i], common);
         i += used;
     }
+    if (code == 0 && o.prompt_file[0] && read_prompt(ctx, &o, arena) != LMOE_OK)
+        code = lmoe__cli_report(ctx);
     if (code == 0 && !a.file) code = lmoe__arguments_no_file("generate");
     if (code == 0) {
         s.conf = lmoe__arguments_read(ctx, &a);
