@@ -71,19 +71,52 @@ static lmoe_status write_conf(lmoe__rank *r, const char *path)
     return status;
 }
 
-static lmoe_status write_card(lmoe__rank *r, const char *path, const lmoe_device_info *info)
+int64_t lmoe__process_bytes(const char *key)
+{
+    FILE *f = fopen("/proc/self/status", "r");
+    char line[256];
+    long long kilobytes = 0;
+    size_t n = strlen(key);
+    while (f && fgets(line, sizeof line, f)) {
+        if (strncmp(line, key, n) == 0 && line[n] == ':') sscanf(line + n + 1, "%lld", &kilobytes);
+    }
+    if (f) fclose(f);
+    return kilobytes * 1024;
+}
+
+static int64_t planned(const lmoe__rank *r)
+{
+    int64_t all = 0;
+    for (int i = 0; i < LMOE__MEM_KINDS; i++) all += r->engine.store.bytes[i];
+    return all;
+}
+
+/* What the model has made the process grow by, at most so far; 0 if it lives elsewhere. */
+static int64_t grown(const lmoe__rank *r)
+{
+    bool here = strcmp(r->setup->device->device, "cpu") == 0;
+    int64_t most = lmoe__process_bytes("VmHWM");
+    return here && most > r->report.resident ? most - r->report.resident : 0;
+}
+
+/* grown: 0 before the end */
+static lmoe_status write_card(lmoe__rank *r, int64_t grown)
 {
     const lmoe__setup *s = r->setup;
+    lmoe_device_info info = {.size = sizeof info};
     const lmoe__plugin *p;
     lmoe__text t = {0};
     lmoe__text_add(&t, "{\n  \"lmoe\": \"%s\",\n  \"abi\": \"%d.%d\",\n  \"seed\": %lld,\n",
                    LMOE_VERSION, LMOE_ABI_MAJOR, LMOE_API_MINOR, (long long)s->run.seed);
     lmoe__text_add(&t, "  \"ranks\": %d,\n  \"threads\": %d,\n  \"device\": ", s->world,
                    lmoe_threads(&r->ctx));
-    lmoe__text_add_json(&t, info->name);
-    lmoe__text_add(&t,
-                   ",\n  \"parameters\": %lld,\n  \"active_parameters\": %lld,\n  \"plugins\": [",
+    s->device->info(r->dev, &info);
+    lmoe__text_add_json(&t, info.name);
+    lmoe__text_add(&t, ",\n  \"parameters\": %lld,\n  \"active_parameters\": %lld,\n",
                    (long long)r->engine.count.total, (long long)r->engine.count.active);
+    lmoe__text_add(&t, "  \"planned_bytes\": %lld,\n", (long long)planned(r) * s->world);
+    if (grown > 0) lmoe__text_add(&t, "  \"grown_bytes\": %lld,\n", (long long)grown);
+    lmoe__text_add(&t, "  \"plugins\": [");
     for (int i = 0; (p = lmoe__registry_plugin(s->registry, i)); i++) {
         lmoe__text_add(&t, "%s\n    {\"id\": ", i ? "," : "");
         lmoe__text_add_json(&t, p->info.id);
@@ -92,6 +125,8 @@ static lmoe_status write_card(lmoe__rank *r, const char *path, const lmoe_device
         lmoe__text_add(&t, ", \"xxh3\": \"%s\"}", p->digest);
     }
     lmoe__text_add(&t, "\n  ]\n}\n");
+    char path[4200];
+    snprintf(path, sizeof path, "%s/run.json", s->run.dir);
     lmoe_status status = lmoe__write_file(&r->ctx, path, t.data, t.length);
     lmoe__text_free(&t);
     return status;
@@ -114,16 +149,13 @@ lmoe_status lmoe__report_open(lmoe__rank *r)
     LMOE_TRY(make_dirs(&r->ctx, r->setup->run.dir));
     snprintf(path, sizeof path, "%s/resolved.ini", r->setup->run.dir);
     LMOE_TRY(write_conf(r, path));
-    snprintf(path, sizeof path, "%s/run.json", r->setup->run.dir);
-    LMOE_TRY(write_card(r, path, &info));
+    LMOE_TRY(write_card(r, 0));
     snprintf(path, sizeof path, "%s/metrics.jsonl", r->setup->run.dir);
     LMOE_TRY(open_metrics(r, path));
-    int64_t all = 0;
-    for (int i = 0; i < LMOE__MEM_KINDS; i++) all += r->engine.store.bytes[i];
     printf("%s parameters (%s active), %s planned on %s%s\n",
            lmoe__count_text(total, sizeof total, (double)r->engine.count.total),
            lmoe__count_text(active, sizeof active, (double)r->engine.count.active),
-           lmoe__bytes_text(bytes, sizeof bytes, (double)all), info.name,
+           lmoe__bytes_text(bytes, sizeof bytes, (double)planned(r)), info.name,
            r->setup->world > 1 ? " per rank" : "");
     if (r->done > 0) printf("going on after step %lld\n", (long long)r->done);
     fflush(stdout);
@@ -308,10 +340,12 @@ lmoe_status lmoe__report_step(lmoe__rank *r, const lmoe__step_result *s)
     return LMOE_OK;
 }
 
-void lmoe__report_end(lmoe__rank *r)
+lmoe_status lmoe__report_end(lmoe__rank *r)
 {
-    if (r->rank != 0) return;
+    char plan[32], growth[32];
+    if (r->rank != 0) return LMOE_OK;
     double minutes = (lmoe__now() - r->report.started) / 60;
+    int64_t bytes = grown(r);
     if (r->report.terminal) printf("\n");
     if (r->stop)
         printf("stopped by a signal after step %lld; the same command goes on\n",
@@ -319,7 +353,12 @@ void lmoe__report_end(lmoe__rank *r)
     else
         printf("%lld steps in %.1f minutes\n", (long long)r->done, minutes);
     if (isfinite(r->best_val)) printf("best held-out loss %.4f nats per token\n", r->best_val);
+    if (bytes > 0)
+        printf("memory: %s planned, the process grew by %s\n",
+               lmoe__bytes_text(plan, sizeof plan, (double)planned(r) * r->setup->world),
+               lmoe__bytes_text(growth, sizeof growth, (double)bytes));
     fflush(stdout);
+    return write_card(r, bytes);
 }
 
 void lmoe__report_close(lmoe__rank *r)

@@ -260,7 +260,7 @@ lmoe_status lmoe__rank_train(lmoe__rank *r, const lmoe__mesh *mesh)
 {
     lmoe_status status = set_up(r, mesh);
     if (status == LMOE_OK) status = loop(r);
-    if (status == LMOE_OK) lmoe__report_end(r);
+    if (status == LMOE_OK) status = lmoe__report_end(r);
     r->status = status;
     return status;
 }

@@ -25,7 +25,8 @@ typedef struct lmoe__report {
     bool terminal;
     double started, last_line, rate; /* rate: tokens/s, smoothed */
     double peak_flops, flops_per_token;
-    double *load; /* of one layer's experts */
+    double *load;     /* of one layer's experts */
+    int64_t resident; /* bytes of the process before any rank began */
     bool alarmed[2];
 } lmoe__report;
 
@@ -74,8 +75,10 @@ lmoe_status lmoe__report_open(lmoe__rank *r);
 void lmoe__report_note(lmoe__rank *r, const lmoe__step_result *s);
 /* Writes the line and what the evaluation has given. */
 lmoe_status lmoe__report_step(lmoe__rank *r, const lmoe__step_result *s);
-void lmoe__report_end(lmoe__rank *r);
+lmoe_status lmoe__report_end(lmoe__rank *r);
 void lmoe__report_close(lmoe__rank *r);
+/* A figure of /proc/self/status in bytes, e.g. "VmRSS"; 0 where the system does not tell. */
+int64_t lmoe__process_bytes(const char *key);
 
 /* SIGINT and SIGTERM are held back from here on, and asked for by lmoe__signal_pending. */
 void lmoe__signals_hold(void);

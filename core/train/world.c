@@ -134,6 +134,7 @@ int lmoe__train(lmoe_ctx *ctx, const lmoe__setup *s)
     rank_thread *t = calloc((size_t)s->world, sizeof *t);
     void *group = NULL;
     int code = 0;
+    int64_t resident = lmoe__process_bytes("VmRSS");
     if (s->world > 1 && s->comm->group_create(s->comm_options, s->world, &group) != LMOE_OK) {
         lmoe_error(ctx, LMOE_E_COMM, "%s cannot make a group of %d ranks", s->comm->base.name,
                    s->world);
@@ -147,6 +148,7 @@ int lmoe__train(lmoe_ctx *ctx, const lmoe__setup *s)
         t[i].rank.ctx.ranks = s->world;
         t[i].rank.ctx.team = lmoe__team_new(threads_of(s));
         t[i].rank.setup = s;
+        t[i].rank.report.resident = resident;
         t[i].group = group;
         int error = i > 0 ? pthread_create(&t[i].thread, NULL, thread_main, &t[i]) : 0;
         t[i].started = i > 0 && error == 0;
