@@ -58,12 +58,12 @@ setup()
 
 build_and_test()
 {
-    name=$1
-    folder=$2
+    what=$1
+    where=$2
     shift 2
-    check "$name: configure" setup "$folder" "$@"
-    check "$name: build" ninja -C "$folder"
-    suite "$name: tests" "$folder" $suites
+    check "$what: configure" setup "$where" "$@"
+    check "$what: build" ninja -C "$where"
+    suite "$what: tests" "$where" $suites
 }
 
 scripts/packages.sh build test
