@@ -30,15 +30,17 @@ typedef struct lmoe__ckpt_tensor {
     lmoe__ckpt_kind kind;
 } lmoe__ckpt_tensor;
 
-/* Moves tensor `index` of the list: into `host` (reading for a save), or out of it (for a load).
- * `host` has room for the whole tensor, row-major, aligned to 64 bytes. */
-typedef lmoe_status (*lmoe__ckpt_io)(void *user, int index, void *host);
+/* Moves bytes at ... at+n-1 of tensor `index` of the list, row-major: into `host` (reading for a
+ * save), or out of it (for a load). Pieces come in order, at least one for each tensor; n is at
+ * most LMOE__CKPT_PIECE, `host` aligned to 64 bytes. */
+enum { LMOE__CKPT_PIECE = 16 << 20 };
+typedef lmoe_status (*lmoe__ckpt_io)(void *user, int index, size_t at, void *host, size_t n);
 
 /* Of tensors which[0 ... n-1] (NULL: 0 ... n-1): names can be written and differ, dtypes and sizes
  * are of tensors. LMOE_E_USAGE with the first that is not so. */
 lmoe_status lmoe__ckpt_check(lmoe_ctx *ctx, const lmoe__ckpt_tensor *tensors, const int *which,
                              int n);
-/* Room for the largest of them, aligned to 64 bytes; free(). */
+/* Room for a piece of any of them, aligned to 64 bytes; free(). */
 void *lmoe__ckpt_room(const lmoe__ckpt_tensor *tensors, const int *which, int n);
 
 /* ---- safetensors ---- */

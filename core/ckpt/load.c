@@ -276,13 +276,17 @@ lmoe_status lmoe__ckpt_load(lmoe_ctx *ctx, const lmoe__ckpt *c, const lmoe__ckpt
     for (int i = 0; i < c->opened; i++)
         LMOE_TRY(lmoe__map_check(ctx, c->files[i].path, &c->files[i].map));
     void *host = lmoe__ckpt_room(tensors, NULL, count);
-    if (!host)
-        return lmoe_error(ctx, LMOE_E_MEMORY, "no memory for the largest tensor of %s", c->path);
+    if (!host) return lmoe_error(ctx, LMOE_E_MEMORY, "no memory to read %s", c->path);
     lmoe_status status = LMOE_OK;
     for (int i = 0; i < count && status == LMOE_OK; i++) {
         const lmoe__st_tensor *t = lmoe__ckpt_find(c, tensors[i].name);
-        if (t->bytes) memcpy(host, t->data, t->bytes);
-        status = write(user, i, host);
+        size_t at = 0;
+        do {
+            size_t piece = t->bytes - at < LMOE__CKPT_PIECE ? t->bytes - at : LMOE__CKPT_PIECE;
+            if (piece) memcpy(host, t->data + at, piece);
+            status = write(user, i, at, host, piece);
+            at += piece;
+        } while (at < t->bytes && status == LMOE_OK);
     }
     free(host);
     return status;

@@ -73,6 +73,7 @@ void *lmoe__ckpt_room(const lmoe__ckpt_tensor *tensors, const int *which, int n)
         size_t bytes = (size_t)lmoe_desc_bytes(&tensors[which ? which[i] : i].desc);
         if (bytes > largest) largest = bytes;
     }
+    if (largest > LMOE__CKPT_PIECE) largest = LMOE__CKPT_PIECE;
     return aligned_alloc(64, (largest + 63) / 64 * 64);
 }
 
@@ -169,8 +170,13 @@ static lmoe_status put_all(lmoe_ctx *ctx, const lmoe__st_file *f, out *o, const 
                           "%s: a header of %llu bytes is more than a file may have", f->path,
                           (unsigned long long)n);
     for (int i = 0; i < f->n && !o->error; i++) {
-        LMOE_TRY(f->read(f->user, items[i].index, host));
-        put(o, host, (size_t)lmoe_desc_bytes(&f->tensors[items[i].index].desc));
+        size_t bytes = (size_t)lmoe_desc_bytes(&f->tensors[items[i].index].desc), at = 0;
+        do {
+            size_t piece = bytes - at < LMOE__CKPT_PIECE ? bytes - at : LMOE__CKPT_PIECE;
+            LMOE_TRY(f->read(f->user, items[i].index, at, host, piece));
+            put(o, host, piece);
+            at += piece;
+        } while (at < bytes && !o->error);
     }
     if (!o->error && fsync(o->fd) != 0) o->error = errno;
     return LMOE_OK;
@@ -195,9 +201,8 @@ lmoe_status lmoe__st_write(lmoe_ctx *ctx, lmoe__st_file *f)
     }
     qsort(items, (size_t)f->n, sizeof *items, by_dtype);
     void *host = lmoe__ckpt_room(f->tensors, f->which, f->n);
-    lmoe_status status =
-        host ? put_all(ctx, f, &o, items, host)
-             : lmoe_error(ctx, LMOE_E_MEMORY, "no memory for the largest tensor of %s", f->path);
+    lmoe_status status = host ? put_all(ctx, f, &o, items, host)
+                              : lmoe_error(ctx, LMOE_E_MEMORY, "no memory to write %s", f->path);
     free(host);
     free(items);
     if (close(o.fd) != 0 && !o.error) o.error = errno;

@@ -223,20 +223,32 @@ lmoe_status lmoe__engine_bind(lmoe__engine *e)
     return LMOE_OK;
 }
 
-lmoe_status lmoe__engine_init_weights(lmoe__engine *e, uint64_t seed)
+/* In pieces: host memory for a whole weight would be more than was planned. */
+static lmoe_status init_weight(lmoe__engine *e, const lmoe__weight *w, uint64_t seed, char *device,
+                               void *host, int64_t piece)
 {
-    for (int i = 0; i < e->n_weights; i++) {
-        const lmoe__weight *w = &e->weights[i];
-        size_t bytes = (size_t)lmoe_desc_bytes(&w->desc);
-        lmoe__buffer *b = lmoe__store_find(&e->store, w->name);
-        if (!b) continue;
-        void *host = lmoe__malloc(bytes);
-        lmoe__weight_init(e->model, w, seed, host);
-        lmoe_status status = e->device->upload(e->dev, b->data, host, bytes);
-        free(host);
-        LMOE_TRY(status);
+    int64_t n = lmoe_desc_count(&w->desc);
+    size_t item = lmoe_dtype_bytes(w->desc.dtype);
+    for (int64_t i = 0; i < n; i += piece) {
+        int64_t count = n - i < piece ? n - i : piece;
+        lmoe__weight_init(e->ctx, e->model, w, seed, i, count, host);
+        LMOE_TRY(e->device->upload(e->dev, device + (size_t)i * item, host, (size_t)count * item));
     }
     return LMOE_OK;
+}
+
+lmoe_status lmoe__engine_init_weights(lmoe__engine *e, uint64_t seed)
+{
+    enum { PIECE = 1 << 20 };
+    void *host = lmoe__malloc(PIECE * sizeof(double));
+    lmoe_status status = LMOE_OK;
+    for (int i = 0; i < e->n_weights && status == LMOE_OK; i++) {
+        const lmoe__weight *w = &e->weights[i];
+        lmoe__buffer *b = lmoe__store_find(&e->store, w->name);
+        if (b) status = init_weight(e, w, seed, b->data, host, PIECE);
+    }
+    free(host);
+    return status;
 }
 
 /* ---- running ---- */

@@ -259,12 +259,28 @@ static double initial(const lmoe__model *m, const lmoe__weight *w, uint64_t seed
     return w->a + deviation * lmoe__normal(seed, stream, (uint64_t)i);
 }
 
-void lmoe__weight_init(const lmoe__model *m, const lmoe__weight *w, uint64_t seed, void *host)
+typedef struct filling {
+    const lmoe__model *m;
+    const lmoe__weight *w;
+    uint64_t seed, stream;
+    int64_t first;
+    lmoe_buf host;
+} filling;
+
+static void fill_part(void *arg, int64_t begin, int64_t end, int thread)
 {
-    lmoe_buf b = {.data = host, .dtype = w->desc.dtype};
-    uint64_t stream = lmoe__hash_text(w->name);
-    int64_t n = lmoe_desc_count(&w->desc);
-    for (int64_t i = 0; i < n; i++) lmoe_put(&b, i, initial(m, w, seed, stream, i));
+    const filling *f = arg;
+    for (int64_t i = begin; i < end; i++)
+        lmoe_put(&f->host, i, initial(f->m, f->w, f->seed, f->stream, f->first + i));
+}
+
+void lmoe__weight_init(lmoe_ctx *ctx, const lmoe__model *m, const lmoe__weight *w, uint64_t seed,
+                       int64_t first, int64_t n, void *host)
+{
+    filling f = {m, w, seed, lmoe__hash_text(w->name), first, {0}};
+    f.host.data = host;
+    f.host.dtype = w->desc.dtype;
+    lmoe_parallel(ctx, n, 1024, fill_part, &f);
 }
 
 void lmoe__model_count_weights(const lmoe__model *m, const lmoe_trace *t, lmoe__model_count *c)

@@ -80,8 +80,10 @@ lmoe_status lmoe__model_trace(lmoe_trace *t, const lmoe__model *m, const lmoe__m
  * names instead. */
 lmoe_status lmoe__model_backward(lmoe_trace *t, lmoe_tensor total, bool add);
 
-/* Initial value of a weight, as f32 or f64 by its dtype, in host memory. */
-void lmoe__weight_init(const lmoe__model *m, const lmoe__weight *w, uint64_t seed, void *host);
+/* Initial values of elements first ... first+n-1 of a weight, as f32 or f64 by its dtype, into host
+ * memory. */
+void lmoe__weight_init(lmoe_ctx *ctx, const lmoe__model *m, const lmoe__weight *w, uint64_t seed,
+                       int64_t first, int64_t n, void *host);
 
 /* Numbers of parameters from a trace: all, those that a token uses, and matrix ones that a token
  * uses (for FLOPs). */

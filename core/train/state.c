@@ -43,20 +43,21 @@ static void list_tensors(lmoe__engine *e, const char *dir, bool optimiser, tenso
     }
 }
 
-static lmoe_status read_tensor(void *user, int index, void *host)
+static char *place(tensors *t, int index, size_t at)
 {
-    tensors *t = user;
-    lmoe__buffer *b = lmoe__store_find(&t->engine->store, t->list[index].name);
-    return t->engine->device->download(t->engine->dev, host, b->data,
-                                       (size_t)lmoe_desc_bytes(&b->desc));
+    return (char *)lmoe__store_find(&t->engine->store, t->list[index].name)->data + at;
 }
 
-static lmoe_status write_tensor(void *user, int index, void *host)
+static lmoe_status read_tensor(void *user, int index, size_t at, void *host, size_t n)
 {
-    tensors *t = user;
-    lmoe__buffer *b = lmoe__store_find(&t->engine->store, t->list[index].name);
-    return t->engine->device->upload(t->engine->dev, b->data, host,
-                                     (size_t)lmoe_desc_bytes(&b->desc));
+    const lmoe__engine *e = ((tensors *)user)->engine;
+    return e->device->download(e->dev, host, place(user, index, at), n);
+}
+
+static lmoe_status write_tensor(void *user, int index, size_t at, void *host, size_t n)
+{
+    const lmoe__engine *e = ((tensors *)user)->engine;
+    return e->device->upload(e->dev, place(user, index, at), host, n);
 }
 
 static lmoe_status save(lmoe__rank *r)

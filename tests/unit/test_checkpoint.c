@@ -217,23 +217,22 @@ static unsigned char byte_of(int64_t step, int index, int64_t i)
     return (unsigned char)(step * 31 + index * 7 + i);
 }
 
-static lmoe_status give(void *user, int index, void *host)
+static lmoe_status give(void *user, int index, size_t at, void *host, size_t n)
 {
     run *r = user;
     if (r->calls++ == r->fails_at) return lmoe_error(&ctx, LMOE_E_DEVICE, "no answer");
-    int64_t n = lmoe_desc_bytes(&tensors[index].desc);
-    for (int64_t i = 0; i < n; i++) ((unsigned char *)host)[i] = byte_of(r->step, index, i);
+    for (size_t i = 0; i < n; i++)
+        ((unsigned char *)host)[i] = byte_of(r->step, index, (int64_t)(at + i));
     return LMOE_OK;
 }
 
-static lmoe_status take(void *user, int index, void *host)
+static lmoe_status take(void *user, int index, size_t at, void *host, size_t n)
 {
     run *r = user;
     if (r->calls++ == r->fails_at) return lmoe_error(&ctx, LMOE_E_DEVICE, "no answer");
-    int64_t n = lmoe_desc_bytes(&tensors[index].desc);
-    for (int64_t i = 0; i < n; i++)
-        ck_assert_int_eq(((unsigned char *)host)[i], byte_of(r->step, index, i));
-    r->seen |= 1u << index;
+    for (size_t i = 0; i < n; i++)
+        ck_assert_int_eq(((unsigned char *)host)[i], byte_of(r->step, index, (int64_t)(at + i)));
+    if (at + n == (size_t)lmoe_desc_bytes(&tensors[index].desc)) r->seen |= 1u << index;
     return LMOE_OK;
 }
 

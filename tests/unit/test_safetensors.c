@@ -79,13 +79,13 @@ typedef struct source {
     int calls;
 } source;
 
-static lmoe_status fill(void *user, int index, void *host)
+static lmoe_status fill(void *user, int index, size_t at, void *host, size_t n)
 {
     source *s = user;
     ck_assert_uint_eq((uintptr_t)host % 64, 0);
     if (s->calls++ == s->fails_at) return lmoe_error(&ctx, LMOE_E_DEVICE, "no answer");
-    int64_t bytes = lmoe_desc_bytes(&s->tensors[index].desc);
-    for (int64_t i = 0; i < bytes; i++) ((unsigned char *)host)[i] = (unsigned char)(index + 1 + i);
+    for (size_t i = 0; i < n; i++)
+        ((unsigned char *)host)[i] = (unsigned char)((size_t)index + 1 + at + i);
     return LMOE_OK;
 }
 
@@ -172,6 +172,28 @@ START_TEST(what_is_written_is_read)
     }
     lmoe__st_close(&st);
     free(tensors);
+}
+END_TEST
+
+START_TEST(large_tensors_come_in_pieces)
+{
+    enum { BYTES = 2 * LMOE__CKPT_PIECE + 5 };
+    static const lmoe__ckpt_tensor large[] = {
+        {"large", {.dtype = LMOE_U8, .rank = 1, .dim = {BYTES}}, 0},
+        {"small", {.dtype = LMOE_U8, .rank = 1, .dim = {3}}, 0}};
+    source s = {large, -1, 0};
+    lmoe__st_file f = {"l.safetensors", large, (int[]){0, 1}, 2, NULL, fill, &s, 0, {0}};
+    ck_assert_int_eq(lmoe__st_write(&ctx, &f), LMOE_OK);
+    ck_assert_int_eq(s.calls, 4);
+    lmoe__st st;
+    ck_assert_int_eq(lmoe__st_open(&ctx, "l.safetensors", &st), LMOE_OK);
+    const lmoe__st_tensor *t = lmoe__st_find(&st, "large");
+    ck_assert_uint_eq(t->bytes, BYTES);
+    size_t i = 0;
+    while (i < BYTES && t->data[i] == (unsigned char)(i + 1)) i++;
+    ck_assert_uint_eq(i, BYTES);
+    ck_assert_int_eq(lmoe__st_find(&st, "small")->data[2], 4);
+    lmoe__st_close(&st);
 }
 END_TEST
 
@@ -460,6 +482,7 @@ int main(void)
     TCase *c = group(s, "writing");
     tcase_add_test(c, the_bytes_are_those_of_the_reference);
     tcase_add_test(c, what_is_written_is_read);
+    tcase_add_test(c, large_tensors_come_in_pieces);
     tcase_add_test(c, lists_that_cannot_be_written);
     tcase_add_test(c, files_that_cannot_be_written);
     c = group(s, "reading");
