@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  * core/graph/plan.c: from a graph to a list of launches with every buffer laid out.
  *
- *  1. Nodes that no result and no change of state depends on are dropped; outputs that nobody reads
- * are absent.
+ *  1. Nodes that no result and no change of state depends on are dropped; outputs that nobody
+ *     reads are absent.
  *  2. Values share storage where an op is a view, or may write over an operand that dies there.
- *  3. What has a name lives in the store. The rest shares one block: the largest first, each at the
- * lowest offset where no value alive at the same time lies.
+ *  3. What has a name lives in the store. The rest shares one block: the largest first, each at
+ *     the lowest offset where no value alive at the same time lies.
  *  4. Each node gets the kernel with the highest score, or its reference.
  */
 #include "core/graph/graph.h"

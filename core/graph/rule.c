@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  * core/graph/rule.c: reads axis rules.
  *
- *   rule    = terms "->" terms [ "|" clauses ]       terms separated by commas, one for each port
- * in order term    = "." | { dimension }                    "." : this tensor takes no part
+ *   rule      = terms "->" terms [ "|" clauses ]   terms separated by commas, one for each port
+ *   term      = "." | { dimension }                "." : this tensor takes no part
  *   dimension = letter | "(" letter letter ... ")" | "..."
- *   clauses = { "whole" x | "order" x | "ragged" x | "offset" x | "merge" x | "linear" i | "linear
- * all" | "shape" i | "same" i } A product's first letter is the outer one; the others may not be
- * split. "..." stands for an operand's leading dimensions, the same ones in every term.
+ *   clauses   = { "whole" x | "order" x | "ragged" x | "offset" x | "merge" x | "linear" i |
+ *                 "linear all" | "shape" i | "same" i }
+ * A product's first letter is the outer one; the others may not be split. "..." stands for an
+ * operand's leading dimensions, the same ones in every term.
  */
 #include "core/graph/graph.h"
 

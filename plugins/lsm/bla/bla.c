@@ -51,7 +51,7 @@ static lmoe_tensor bias(lmoe_trace *t, const char *name, int64_t width, double v
     return lmoe_vector(t, name, "head_k", width, value);
 }
 
-/* Starts near (1 + small)(1 + small), so that features begin positive. */
+/* Weights of deviation 1 / sqrt(width), so that features begin at the size of their inputs. */
 static product_map declare_map(lmoe_trace *t, const char *which, int64_t width)
 {
     char name[64];

@@ -4,19 +4,25 @@
  * (LMOE_BUILTIN) it is the function itself.
  *
  * Layers, routers and vjps [build thread]:
- *   lmoe_apply        records an op; returns its first output. Wrappers: lmoe/ops.h
- *   lmoe_describe     dtype and shape of a tensor
- *   lmoe_param        declares a weight; only inside params()
- *   lmoe_size         a size of the model: "embed", "layers", "layer" (this one's index), "vocab",
- * "experts", "top_k", "seq", "batch", "context"; -1 if it is not known lmoe_state_dtype  dtype of
- * states, decays, norms and losses: f32 (f64 in gradient checks) lmoe_ambient_value tokens,
- * positions, document starts, resets; absent if the run has none lmoe_publish, lmoe_recall   a
- * value of this layer that later layers of the same class read lmoe_add_loss     adds a scalar to
- * the training loss; reported by its name lmoe_add_stat     reports a tensor of at most 1024
- * elements with the step's metrics lmoe_fail         records what is wrong; returns poison. The
- * first message of a trace is kept Shape functions: lmoe_shape_error. Kernels: lmoe_error. CPU
- * kernels [launch]: lmoe_parallel     runs fn on [0, n) in pieces of at least `grain`, on the run's
- * threads; waits. fn must not call it lmoe_threads      how many threads lmoe_parallel uses
+ *   lmoe_apply          records an op; returns its first output. Wrappers: lmoe/ops.h
+ *   lmoe_describe       dtype and shape of a tensor
+ *   lmoe_param          declares a weight; only inside params()
+ *   lmoe_size           a size of the model: "embed", "layers", "layer" (this one's index), "vocab",
+ *                       "experts", "top_k", "seq", "batch", "context"; -1 if it is not known
+ *   lmoe_state_dtype    dtype of states, decays, norms and losses: f32 (f64 in gradient checks)
+ *   lmoe_ambient_value  tokens, positions, document starts, resets; absent if the run has none
+ *   lmoe_publish        names a value that later layers of the same class read ...
+ *   lmoe_recall         ... with this; absent if there is none
+ *   lmoe_add_loss       adds a scalar to the training loss; reported by its name
+ *   lmoe_add_stat       reports a tensor of at most 1024 elements with the step's metrics
+ *   lmoe_fail           records what is wrong; returns poison. A trace keeps its first message
+ * Shape functions:
+ *   lmoe_shape_error    says what is wrong with the operands
+ * Kernels and devices [launch]:
+ *   lmoe_error          records what failed
+ *   lmoe_parallel       runs fn on [0, n) in pieces of at least `grain`, on the run's threads, and
+ *                       waits; fn must not call it
+ *   lmoe_threads        how many threads lmoe_parallel uses
  */
 #ifndef LMOE_API_H
 #define LMOE_API_H

@@ -101,8 +101,7 @@ typedef enum lmoe_fill_kind {
         6, /* log decays: mild (-0.1), strong (-3), exactly 0, -80 and -infinity mixed */
     LMOE_FILL_SORTED =
         7, /* non-decreasing integers 0 ... b along the last axis, first 0, last b (offsets) */
-    LMOE_FILL_PERMUTED =
-        8 /* (a i + b) modulo the number of elements, i their row-major index:
+    LMOE_FILL_PERMUTED = 8 /* (a i + b) modulo the number of elements, i their row-major index:
              with a coprime to it a permutation, whose inverse is of this kind too */
 } lmoe_fill_kind;
 
@@ -143,15 +142,19 @@ typedef struct lmoe_op {
                          lmoe_desc *out);
 
     /* Axis rule: how splitting an axis of one tensor shows in the others.
-     *   operands -> results | clauses        one comma-separated term for each port, in order; `.`
-     * for "not at all" Dimensions are one-letter names; (h k) is a product, h outer, only h may be
-     * split. A letter in operands and results may be split; one missing from the results is summed,
-     * so splitting it gives partial results. Clauses: shape i (of operand i only the shape is
-     * read); same i (result i is no sum: whole when the split letter is not in it); whole x; order
-     * s (split along with the carry); linear i (a partial operand i may pass through); ragged r
-     * (rows numbered within a rank: a rank's own wherever the tokens, letters b and s, are split);
-     * offset v (ids relative to a shard). NULL: inputs must be whole. Ports past the written
-     * terms, and carry ports, take no part. */
+     *   operands -> results | clauses
+     * with one comma-separated term for each port, in order; `.` for "takes no part". Dimensions
+     * are one-letter names; (h k) is a product, h outer, only h may be split; ... is any leading
+     * ones. A letter in operands and results may be split; one missing from the results is summed,
+     * so splitting it gives partial results. Clauses, separated by blanks or commas:
+     *   whole x   the letter must not be split
+     *   order s   split along with the carry
+     *   linear i  a partial operand i may pass through; `linear all`: all partial together
+     *   shape i   of operand i only the shape is read
+     *   same i    result i is no sum: whole when the split letter is not in it
+     *   ragged r  rows numbered within a rank: a rank's own wherever tokens (b, s) are split
+     *   offset v  ids relative to a shard (kept whole so far)
+     * NULL: inputs must be whole. Ports past the written terms, and carry ports, take no part. */
     const char *rule;
     /* Writes the rule for these attributes and inputs into text (n bytes); used when `rule` is
      * NULL. */

@@ -26,9 +26,9 @@ static inline lmoe_tensor lmoe_apply_at(lmoe_trace *t, const char *file, int lin
 #define LMOE_HERE __FILE__, __LINE__
 
 /* ---- einsum/1: products, sums and transpositions over named letters
- * ------------------------------------------------ "b s e, e h k -> b s h k": letters are local to
- * the text; the result's axis names come from the operands. One operand: sums and permutes. A
- * letter occurs at most once in a term. Result dtype: the operands' widest. */
+ * "b s e, e h k -> b s h k": letters are local to the text; the result's axis names come from the
+ * operands. One operand: sums and permutes. A letter occurs at most once in a term and names the
+ * same axis in both. Result dtype: the operands' widest. */
 typedef struct lmoe_einsum_attrs {
     char text[96];
 } lmoe_einsum_attrs;
@@ -49,8 +49,8 @@ static inline lmoe_tensor lmoe_einsum_at(lmoe_trace *t, const char *file, int li
 #define lmoe_sum(t, text, a)       lmoe_einsum_at((t), LMOE_HERE, (text), (a), lmoe_absent())
 
 /* ---- add/1, multiply/1, divide/1: element-wise, b broadcast over a
- * ----------------------------------------------- b's axes are a run of a's axes (all, leading,
- * trailing, in between) or none. start: index in a of b's first axis. */
+ * b's axes are a run of a's axes (all, leading, trailing, in between) or none.
+ * start: index in a of b's first axis. */
 typedef struct lmoe_binary_attrs {
     int64_t start;
 } lmoe_binary_attrs;
@@ -72,8 +72,7 @@ static inline lmoe_tensor lmoe_binary_at(lmoe_trace *t, const char *file, int li
 #define lmoe_mul(t, a, b) lmoe_binary_at((t), LMOE_HERE, "multiply/1", (a), (b))
 #define lmoe_div(t, a, b) lmoe_binary_at((t), LMOE_HERE, "divide/1", (a), (b))
 
-/* ---- affine/1: scale * x + shift
- * ---------------------------------------------------------------------------------- */
+/* ---- affine/1: scale * x + shift */
 typedef struct lmoe_affine_attrs {
     double scale, shift;
 } lmoe_affine_attrs;
@@ -87,8 +86,7 @@ static inline lmoe_tensor lmoe_affine_at(lmoe_trace *t, const char *file, int li
 #define lmoe_affine(t, x, scale, shift) lmoe_affine_at((t), LMOE_HERE, (x), (scale), (shift))
 #define lmoe_mul_scalar(t, x, a)        lmoe_affine_at((t), LMOE_HERE, (x), (a), 0.0)
 
-/* ---- map/1: element-wise functions; map_grad/1 (x, dy) -> dx
- * ------------------------------------------------------ */
+/* ---- map/1: element-wise functions; map_grad/1 (x, dy) -> dx */
 typedef enum lmoe_map_fn {
     LMOE_MAP_SILU = 0, /* x sigmoid(x) */
     LMOE_MAP_SIGMOID = 1,
@@ -123,8 +121,8 @@ static inline lmoe_tensor lmoe_map_at(lmoe_trace *t, const char *file, int line,
 #define lmoe_exp(t, x)        lmoe_map((t), (x), LMOE_MAP_EXP)
 #define lmoe_relu(t, x)       lmoe_map((t), (x), LMOE_MAP_RELU)
 
-/* ---- swiglu/1: silu(gate) * up, same shapes; swiglu_grad/1 (gate, up, dy) -> dgate, dup
- * --------------------------- */
+/* ---- swiglu/1: silu(gate) * up, same shapes
+ * swiglu_grad/1 (gate, up, dy) -> dgate, dup */
 static inline lmoe_tensor lmoe_swiglu_at(lmoe_trace *t, const char *file, int line,
                                          lmoe_tensor gate, lmoe_tensor up)
 {
@@ -133,9 +131,7 @@ static inline lmoe_tensor lmoe_swiglu_at(lmoe_trace *t, const char *file, int li
 }
 #define lmoe_swiglu(t, gate, up) lmoe_swiglu_at((t), LMOE_HERE, (gate), (up))
 
-/* ---- cast/1
- * --------------------------------------------------------------------------------------------------------
- */
+/* ---- cast/1: the same values in another dtype */
 typedef struct lmoe_cast_attrs {
     int32_t dtype;
 } lmoe_cast_attrs;
@@ -150,8 +146,7 @@ static inline lmoe_tensor lmoe_cast_at(lmoe_trace *t, const char *file, int line
 /* Lifts gates and decays to the state dtype; x itself if it has it already. */
 #define lmoe_f32(t, x) lmoe_cast_at((t), LMOE_HERE, (x), lmoe_state_dtype(t))
 
-/* ---- fill/1: a tensor like x (shape, dtype) with one value; no gradient
- * ------------------------------------------- */
+/* ---- fill/1: a tensor like x (shape, dtype) with one value; no gradient */
 typedef struct lmoe_fill_attrs {
     double value;
 } lmoe_fill_attrs;
@@ -164,8 +159,8 @@ static inline lmoe_tensor lmoe_fill_like_at(lmoe_trace *t, const char *file, int
 }
 #define lmoe_fill_like(t, x, value) lmoe_fill_like_at((t), LMOE_HERE, (x), (value))
 
-/* ---- iota/1: no operand -> (axis) in the state dtype: start + step * i; constants such as decay
- * per head; no gradient */
+/* ---- iota/1: no operand -> (axis) in the state dtype: start + step * i; no gradient
+ * Constants such as a decay for each head. */
 typedef struct lmoe_iota_attrs {
     int64_t n;
     double start, step;
@@ -190,8 +185,8 @@ static inline lmoe_tensor lmoe_iota_at(lmoe_trace *t, const char *file, int line
     lmoe_iota_at((t), LMOE_HERE, (axis), (n), (start), (step))
 
 /* ---- rmsnorm/1: x / sqrt(mean(x^2) + eps) over the last axis, times weight, times silu(gate)
- * ----------------------- x: (... e), weight: (e) or absent, gate: like x or absent -> y like x.
- * rmsnorm_grad/1 (x, weight, gate, dy) -> dx, dweight, dgate. */
+ * x: (... e), weight: (e) or absent, gate: like x or absent -> y like x
+ * rmsnorm_grad/1 (x, weight, gate, dy) -> dx, dweight, dgate */
 typedef struct lmoe_rmsnorm_attrs {
     double eps;
 } lmoe_rmsnorm_attrs;
@@ -208,9 +203,8 @@ static inline lmoe_tensor lmoe_rmsnorm_at(lmoe_trace *t, const char *file, int l
 #define lmoe_rmsnorm_gated(t, x, weight, gate, eps) \
     lmoe_rmsnorm_at((t), LMOE_HERE, (x), (weight), (gate), (eps))
 
-/* ---- softmax/1 over the last axis (result in state dtype); softmax_grad/1 (y, dy) -> dx
- * ---- logsumexp/1 over the last axis: (... n) -> (...), state dtype
- * -------------------------------------------------- */
+/* ---- softmax/1 over the last axis, result in the state dtype; softmax_grad/1 (y, dy) -> dx
+ * logsumexp/1 over the last axis: (... n) -> (...), state dtype */
 #define lmoe_softmax(t, x)   lmoe_unary_at((t), LMOE_HERE, "softmax/1", (x))
 #define lmoe_logsumexp(t, x) lmoe_unary_at((t), LMOE_HERE, "logsumexp/1", (x))
 
@@ -221,10 +215,8 @@ static inline lmoe_tensor lmoe_unary_at(lmoe_trace *t, const char *file, int lin
 }
 
 /* ---- split_axis/1, merge_axes/1: views
- * ------------------------------------------------------------------------------ split_axis: axis
- * `axis` of size n becomes (outer, inner) with n / inner and `inner` elements. merge_axes: axes
- * `axis` and `axis + 1` become one named `outer`. `inner` (size, for the derivative) is not given
- * by callers. */
+ * split_axis: axis `axis` of size n becomes (outer, inner) with n / inner and `inner` elements.
+ * merge_axes: axes `axis` and `axis + 1` become one named `outer`; `inner` is not given. */
 typedef struct lmoe_reshape_attrs {
     int64_t axis, inner;
     char outer_name[16], inner_name[16];
@@ -254,8 +246,7 @@ static inline lmoe_tensor lmoe_reshape_at(lmoe_trace *t, const char *file, int l
 #define lmoe_merge_axes(t, x, axis, name) \
     lmoe_reshape_at((t), LMOE_HERE, "merge_axes/1", (x), (axis), (name), 0, "")
 
-/* ---- slice/1, pad/1 along one axis
- * --------------------------------------------------------------------------------- */
+/* ---- slice/1, pad/1 along one axis */
 typedef struct lmoe_slice_attrs {
     int64_t axis, start, length;
 } lmoe_slice_attrs;
@@ -284,8 +275,7 @@ static inline lmoe_tensor lmoe_pad_at(lmoe_trace *t, const char *file, int line,
     lmoe_pad_at((t), LMOE_HERE, (x), (axis), (before), (after), (value))
 
 /* ---- embedding/1: table (vocab embed), ids (batch seq) i32 -> (batch seq embed)
- * embedding_grad/1 (ids, dy; attrs rows) -> dtable. An id outside the table gives zeros.
- * ----------------------------- */
+ * An id outside the table gives zeros. embedding_grad/1 (ids, dy; attrs rows) -> dtable */
 typedef struct lmoe_embedding_attrs {
     int64_t rows; /* of the table; used by the gradient */
 } lmoe_embedding_attrs;
@@ -301,9 +291,8 @@ static inline lmoe_tensor lmoe_embedding_at(lmoe_trace *t, const char *file, int
 }
 #define lmoe_embedding(t, table, ids) lmoe_embedding_at((t), LMOE_HERE, (table), (ids))
 
-/* ---- rope/1: rotary positions, half-split pairs (i, i + k/2), angle position * base^(-2i/k)
- * ------------------------- x: (batch seq heads k), positions: ambient -> like x. inverse: rotate
- * back (the derivative). */
+/* ---- rope/1: rotary positions: pairs (i, i + k/2) turn by position * base^(-2i/k)
+ * x: (batch seq heads k), positions: ambient -> like x. inverse: turn back (the derivative). */
 typedef struct lmoe_rope_attrs {
     double base;
     int32_t inverse;
@@ -318,11 +307,12 @@ static inline lmoe_tensor lmoe_rope_at(lmoe_trace *t, const char *file, int line
 #define lmoe_rope(t, x, base) lmoe_rope_at((t), LMOE_HERE, (x), (base))
 
 /* ---- short_conv/1: depthwise causal convolution along seq
- * ---------------------------------------------------------- x: (batch seq d...), weight: (d...
- * kernel) -> y like x y_s = act( sum_j weight[kernel-1-j] x_{s-j} ), nothing before the start,
- * before a reset, or of skipped tokens carry: tail (batch kernel-1 d...), newest last, and count
- * (batch) i32 of valid rows in it (at its end). short_conv_grad/1 (x, weight, reset, skip, dy,
- * tail, count | d tail out) -> dx, dweight | d tail in. */
+ * x: (batch seq d...), weight: (d... kernel) -> y like x
+ *   y_s = act( sum_j weight[kernel-1-j] x_{s-j} )
+ * with nothing before the start, before a reset, or of skipped tokens.
+ * carry: tail (batch kernel-1 d...), newest last, and count (batch) i32 of valid rows at its end.
+ * short_conv_grad/1 (x, weight, reset, skip, dy, tail, count | dtail out)
+ *   -> dx, dweight | dtail in */
 typedef struct lmoe_conv_attrs {
     int32_t silu; /* 1: act = silu; 0: identity */
 } lmoe_conv_attrs;
@@ -338,12 +328,14 @@ static inline lmoe_tensor lmoe_short_conv_at(lmoe_trace *t, const char *file, in
     lmoe_short_conv_at((t), LMOE_HERE, (x), (weight), (silu))
 
 /* ---- scan_diag/1: linear recurrence with diagonal decay
- * ------------------------------------------------------------ M_s = diag(exp(decay_s)) M_{s-1} +
- * k_s v_s^T ;   y_s = scale * M_s^T q_s q, k: (batch seq heads head_k), v: (batch seq heads head_v)
- * -> y (batch seq heads head_v) decay, logs <= 0 in the state dtype: absent (none) | (heads) |
- * (batch seq heads) | (batch seq heads head_k) carry: M (batch heads head_k head_v) in the state
- * dtype. Summary: (sum of decays (batch heads head_k), M from zero). scan_diag_grad/1 (q, k, v,
- * decay, reset, skip, dy, M in | dM out) -> dq, dk, dv, ddecay | dM in. */
+ *   M_s = diag(exp(decay_s)) M_{s-1} + k_s v_s^T        y_s = scale * M_s^T q_s
+ * q, k: (batch seq heads head_k), v: (batch seq heads head_v) -> y (batch seq heads head_v)
+ * decay, logs <= 0 in the state dtype: absent (none) | (heads) | (batch seq heads) |
+ *   (batch seq heads head_k). Below -40 the past of that channel is forgotten.
+ * carry: M (batch heads head_k head_v) in the state dtype.
+ * Summary of a segment: sum of decays (batch heads head_k), and M from zero.
+ * scan_diag_grad/1 (q, k, v, decay, reset, skip, dy, M in | dM out)
+ *   -> dq, dk, dv, ddecay | dM in */
 typedef struct lmoe_scan_diag_attrs {
     double scale;
 } lmoe_scan_diag_attrs;
@@ -360,15 +352,15 @@ static inline lmoe_tensor lmoe_scan_diag_at(lmoe_trace *t, const char *file, int
     lmoe_scan_diag_at((t), LMOE_HERE, (q), (k), (v), (decay), (scale))
 
 /* ---- attention/1: causal softmax attention
- * ------------------------------------------------------------------------- q: (batch seq heads
- * head_k), k: (batch seq kv_heads head_k), v: (batch seq kv_heads head_v)
- * -> y (batch seq heads head_v), lse (batch seq heads) state dtype. Query head i reads kv head i *
- * kv_heads / heads. A token at position p of a document that starts at d sees keys at positions
- * max(d, p - window + 1) ... p (window 0: no limit). Positions and documents are ambient; keys of
- * skipped tokens are never seen. carry: keys (batch context kv_heads head_k), values, their
- * positions (batch context) i32, -1 for an empty slot. attention_grad/1 (q, k, v, positions,
- * document, skip, y, lse, dy, keys, values, key_positions | dk more, dv more)
- * -> dq, dk, dv | d keys in, d values in. */
+ * q: (batch seq heads head_k), k: (batch seq kv_heads head_k), v: (batch seq kv_heads head_v)
+ *   -> y (batch seq heads head_v), lse (batch seq heads) in the state dtype
+ * Query head i reads kv head i * kv_heads / heads. A token at position p of a document that starts
+ * at d sees keys at positions max(d, p - window + 1) ... p (window 0: no limit). Positions and
+ * documents are ambient; keys of skipped tokens are never seen.
+ * carry: keys (batch context kv_heads head_k), values, and their positions (batch context) i32, -1
+ * for an empty slot.
+ * attention_grad/1 (q, k, v, positions, document, skip, y, lse, dy, keys, values, key_positions |
+ *   dk more, dv more) -> dq, dk, dv | dkeys in, dvalues in */
 typedef struct lmoe_attention_attrs {
     double scale;
     int64_t window;
@@ -385,12 +377,11 @@ static inline lmoe_tensor lmoe_attention_at(lmoe_trace *t, const char *file, int
 #define lmoe_attention(t, q, k, v, scale, window) \
     lmoe_attention_at((t), LMOE_HERE, (q), (k), (v), (scale), (window))
 
-/* ---- linear_cross_entropy/1: head and loss in one, in row chunks, without the whole logits
- * ------------------------- x: (batch seq embed), table: (vocab embed), labels: (batch seq) i32
- * (-1: does not count), factor: scalar
- * -> loss = factor * sum over tokens of (logsumexp(x table^T) - logit of the label), scalar in the
- * state dtype; dx, dtable: derivatives of loss (computed together with it; absent when nobody needs
- * them). */
+/* ---- linear_cross_entropy/1: head and loss in one, without the whole logits
+ * x: (batch seq embed), table: (vocab embed), labels: (batch seq) i32, factor: scalar
+ *   -> loss = factor * sum over tokens of (logsumexp(x table^T) - logit of the label), a scalar in
+ *      the state dtype; tokens whose label is no row of the table (-1) do not count
+ *      dx, dtable: derivatives of loss, computed together with it; absent when nobody needs them */
 static inline lmoe_tensor lmoe_linear_cross_entropy_at(lmoe_trace *t, const char *file, int line,
                                                        lmoe_tensor x, lmoe_tensor table,
                                                        lmoe_tensor labels, lmoe_tensor factor)
@@ -401,10 +392,9 @@ static inline lmoe_tensor lmoe_linear_cross_entropy_at(lmoe_trace *t, const char
 #define lmoe_linear_cross_entropy(t, x, table, labels, factor) \
     lmoe_linear_cross_entropy_at((t), LMOE_HERE, (x), (table), (labels), (factor))
 
-/* ---- top_k/1: x (... n) -> values (... choice), index (... choice) i32; largest first, the lower
- * index on ties
- * ---- gather_last/1: x (... n), index (... choice) -> (... choice);  scatter_last/1 is its
- * transpose (attrs n) -------- */
+/* ---- top_k/1: x (... n) -> values (... choice), index (... choice) i32
+ * Largest first, the lower index on ties.
+ * gather_last/1: x (... n), index (... choice) -> (... choice); scatter_last/1 is its transpose */
 typedef struct lmoe_top_k_attrs {
     int64_t k;
 } lmoe_top_k_attrs;
@@ -433,8 +423,8 @@ static inline lmoe_tensor lmoe_gather_last_at(lmoe_trace *t, const char *file, i
 }
 #define lmoe_gather_last(t, x, index) lmoe_gather_last_at((t), LMOE_HERE, (x), (index))
 
-/* ---- histogram/1: index (...) i32 -> (expert) state dtype: how often each of 0 ... n-1 occurs; no
- * gradient ---------- */
+/* ---- histogram/1: index (...) i32 -> (expert): how often each of 0 ... n-1 occurs
+ * In the state dtype; no gradient. */
 typedef struct lmoe_histogram_attrs {
     int64_t n;
     int32_t dtype;
@@ -449,14 +439,17 @@ static inline lmoe_tensor lmoe_histogram_at(lmoe_trace *t, const char *file, int
 #define lmoe_histogram(t, index, n) lmoe_histogram_at((t), LMOE_HERE, (index), (n))
 
 /* ---- the mixture-of-experts engine; used by the core's feed-forward
- * ------------------------------------------------- moe_sort/1   index (batch seq choice), attrs
- * experts -> order (row) i32: slots (token * choice + j) sorted by expert, stable; offsets (bound)
- * i32, experts + 1 of them; position (batch seq choice) i32: row of each slot. moe_gather/1 x
- * (batch seq embed), order, position -> rows (row embed) moe_combine/1 rows (row embed), order,
- * position, weight (batch seq choice) or absent (1) -> (batch seq embed) moe_combine_grad/1 (rows,
- * order, position, weight, dy) -> drows, dweight grouped_linear/1 rows (row e), weight (expert e
- * f), offsets -> (row f); attrs transpose: weight is (expert f e) grouped_weight_grad/1 (rows (row
- * e), drows (row f), offsets) -> (expert e f) */
+ * moe_sort/1     index (batch seq choice), attrs experts
+ *                -> order (row) i32: slots (token * choice + j) sorted by expert, stable
+ *                   offsets (bound) i32: experts + 1 of them
+ *                   position (batch seq choice) i32: row of each slot
+ * moe_gather/1   x (batch seq embed), order, position -> rows (row embed)
+ * moe_combine/1  rows (row embed), order, position, weight (batch seq choice) or absent (1)
+ *                -> (batch seq embed)
+ *                moe_combine_grad/1 (rows, order, position, weight, dy) -> drows, dweight
+ * grouped_linear/1  rows (row e), weight (expert e f), offsets -> (row f)
+ *                attrs transpose: weight is (expert f e)
+ *                grouped_weight_grad/1 (rows (row e), drows (row f), offsets) -> (expert e f) */
 typedef struct lmoe_moe_sort_attrs {
     int64_t experts;
 } lmoe_moe_sort_attrs;
@@ -509,19 +502,22 @@ static inline lmoe_tensor lmoe_grouped_linear_at(lmoe_trace *t, const char *file
 #define lmoe_grouped_linear(t, rows, weight, offsets) \
     lmoe_grouped_linear_at((t), LMOE_HERE, (rows), (weight), (offsets))
 
-/* ---- training: sum_squares/1 x -> scalar; global_norm/1 (total of squares) -> sqrt is map/1
- * ------------------------- accumulate/1 (buffer MUTATES, x): buffer += x adamw/1 (param MUTATES,
- * grad, m MUTATES, v MUTATES, norm scalar, lr scalar, step scalar): g = grad * min(1, clip / norm)
- * (clip 0: no clipping); nothing is changed when norm is not finite m = beta1 m + (1-beta1) g; v =
- * beta2 v + (1-beta2) g^2 param -= lr * ( m/(1-beta1^step) / (sqrt(v/(1-beta2^step)) + eps) +
- * weight_decay * param ) */
+/* ---- training
+ * sum_squares/1  x -> scalar in the state dtype
+ * accumulate/1   (buffer MUTATES, x): buffer += x
+ * adamw/1        (param MUTATES, grad, m MUTATES, v MUTATES, norm, lr, step: scalars)
+ *   g = grad * min(1, clip / norm) (clip 0: no clipping); nothing is changed when norm is not finite
+ *   m = beta1 m + (1-beta1) g        v = beta2 v + (1-beta2) g^2
+ *   param -= lr * ( m/(1-beta1^step) / (sqrt(v/(1-beta2^step)) + eps) + weight_decay * param ) */
 typedef struct lmoe_adamw_attrs {
     double beta1, beta2, eps, weight_decay, clip;
 } lmoe_adamw_attrs;
 
-/* ---- between ranks: all_reduce/1 x -> sum over the mesh axis; all_gather/1 x -> (rank x...);
- * shard/1 x -> this rank's piece of dimension dim. mesh: index of the mesh axis; written by the
- * core. ----------------------------------------- */
+/* ---- between ranks
+ * all_reduce/1   x -> sum over the mesh axis
+ * all_gather/1   x -> (rank x...), stacked in rank order
+ * shard/1        x -> this rank's piece of dimension dim
+ * mesh: index of the mesh axis; written by the core. */
 typedef struct lmoe_collective_attrs {
     int64_t mesh, rank, ranks, dim;
 } lmoe_collective_attrs;
