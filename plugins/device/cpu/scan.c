@@ -102,12 +102,16 @@ static void run_head(const lmoe_args *a, int64_t item, room *r)
     scan_store_state(&c, &a->out[1], nk, nv, r->m);
 }
 
-static size_t room_at(const lmoe_args *a, int thread, room *r)
+static size_t room_bytes(const lmoe_args *a)
 {
-    int64_t k = cpu_padded(a->in[Q].dim[3]), v = cpu_padded(a->in[V].dim[3]);
-    size_t bytes = cut(NULL, k, v, r);
-    cut((char *)a->workspace + (size_t)thread * bytes, k, v, r);
-    return bytes;
+    room r;
+    return cut(NULL, cpu_padded(a->in[Q].dim[3]), cpu_padded(a->in[V].dim[3]), &r);
+}
+
+static void room_at(const lmoe_args *a, int thread, room *r)
+{
+    char *memory = (char *)a->workspace + (size_t)thread * room_bytes(a);
+    cut(memory, cpu_padded(a->in[Q].dim[3]), cpu_padded(a->in[V].dim[3]), r);
 }
 
 static void run_heads(void *arg, int64_t begin, int64_t end, int thread)
@@ -126,8 +130,7 @@ static lmoe_status launch(const lmoe_args *a)
 
 static size_t workspace(const lmoe_args *a)
 {
-    room r;
-    return (size_t)lmoe_threads(a->ctx) * room_at(a, 0, &r);
+    return (size_t)lmoe_threads(a->ctx) * room_bytes(a);
 }
 
 static int can(const lmoe_args *a)
