@@ -46,8 +46,9 @@ static void put_tail(const lmoe_args *a, int64_t b)
     conv_walk w = walk_of(a, b);
     int64_t rows = w.n.kernel - 1;
     conv_start(&w, w.n.seq);
-    float *to = (float *)a->out[TAIL_OUT].data + b * rows * w.n.width;
-    for (int64_t j = rows - 1; a->out[TAIL_OUT].data && j >= 0; j--, to += w.n.width) {
+    float *tail = a->out[TAIL_OUT].data;
+    for (int64_t j = rows - 1; tail && j >= 0; j--) {
+        float *to = tail + (b * rows + rows - 1 - j) * w.n.width;
         if (j < w.seen)
             memmove(to, conv_row(&w, (int)j), sizeof *to * (size_t)w.n.width);
         else

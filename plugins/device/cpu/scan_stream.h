@@ -98,8 +98,8 @@ CPU_INLINE void scan_tile(const scan_stream *s, scan_fade fade, int width, int64
         int64_t tokens = cpu_min(SCAN_GROUP, s->tokens - first);
         const float *x = s->x + first * rows + row, *w = s->w + first * rows + row;
         const float *u = s->u + first * lanes + lane;
-        float *out = s->out + first * lanes + lane;
-        for (int64_t t = 0; s->out && t < tokens; t++, x += rows, out += lanes) {
+        float *out = s->out ? s->out + first * lanes + lane : NULL;
+        for (int64_t t = 0; out && t < tokens; t++, x += rows, out += lanes) {
             cpu_vec y[2];
             for (int v = 0; v < width; v++) y[v] = cpu_load(out + v * CPU_LANES);
             CPU_UNROLL
