@@ -39,9 +39,12 @@ lr           = 1e-2
 warmup       = 3
 eval_every   = 6
 EOF
+# train DIR OPTION...
 train()
 {
-    "$lmoe" train run.ini --set run.dir="$@"
+    dir=$1
+    shift
+    "$lmoe" train run.ini --set run.dir="$dir" "$@"
 }
 expect 0 train whole
 [ "$(wc -l <whole/metrics.jsonl)" -eq 20 ] || fail "not every step has its line of metrics"
