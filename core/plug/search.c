@@ -140,26 +140,36 @@ int lmoe__folder_files(const lmoe__folder *f, char ***files)
 
 /* ---- finding ---- */
 
-/* The class whose file is there and whose name is near; "" if none is. */
+typedef struct names {
+    char **items;
+    int count, capacity;
+} names;
+
+static void add_class(names *list, const char *file)
+{
+    char class[256];
+    lmoe__file_class(file, class, sizeof class);
+    if (class[0]) LMOE_PUSH(list->items, list->count, list->capacity, strdup(class));
+}
+
+/* The class that is there and whose name is near; "" if none is. */
 static void meant(const lmoe__search *s, const char *name, char *found, size_t n)
 {
-    char **classes = NULL;
-    int count = 0, capacity = 0;
+    names list = {0};
+    for (const lmoe__builtin *b = lmoe__builtins; b->file; b++) add_class(&list, b->file);
     for (int i = 0; i < s->count; i++) {
         char **files;
         int n_files = lmoe__folder_files(&s->folders[i], &files);
         for (int j = 0; j < n_files; j++) {
-            char class[256];
-            lmoe__file_class(files[j], class, sizeof class);
-            if (class[0]) LMOE_PUSH(classes, count, capacity, strdup(class));
+            add_class(&list, files[j]);
             free(files[j]);
         }
         free(files);
     }
-    const char *near = lmoe__nearest(name, (const char *const *)classes, count);
+    const char *near = lmoe__nearest(name, (const char *const *)list.items, list.count);
     snprintf(found, n, "%s", near ? near : "");
-    for (int i = 0; i < count; i++) free(classes[i]);
-    free(classes);
+    for (int i = 0; i < list.count; i++) free(list.items[i]);
+    free(list.items);
 }
 
 static lmoe_status not_found(const lmoe__search *s, lmoe_ctx *ctx, const char *name,

@@ -93,9 +93,9 @@ stop()
     expect 0 train "$dir"
     same_run whole "$dir"
 }
-stop 15 75 term 3 11 12
+stop 15 75 term 3 10 11
 # before the first checkpoint, behind one, with many lines of metrics to be written again
-stop 9 137 kill 2 7 13
+stop 9 137 kill 2 7 12
 # a crash may leave half a line
 expect 137 "$helpers/signal_at" 9 8 torn/metrics.jsonl "$lmoe" train run.ini --set run.dir=torn
 size=$(head -n 6 torn/metrics.jsonl | wc -c)

@@ -53,13 +53,13 @@ stop()
 }
 for signal in 2 15; do
     stop $signal 0 0     # before anything
-    stop $signal 2+60 3 # in the evaluation after step 3
-    stop $signal 5+60 6 # in the last one
+    stop $signal 2+20 3 # in the evaluation after step 3
+    stop $signal 5+20 6 # in the last one
 done
 
 # what a signal left to be evaluated survives another signal, and a crash
 dir=often
-for when in 2+60 0 0; do
+for when in 2+20 0 0; do
     expect 75 "$helpers/signal_at" 15 $when $dir/metrics.jsonl "$lmoe" train run.ini \
         --set run.dir=$dir
 done
