@@ -8,32 +8,46 @@
 
 enum { BATCH = 4, ROWS = 2, SEQ = 48, VOCAB = 61, STEPS = 20, PROMPT = 37, MOST_WEIGHTS = 512 };
 
-/* Ten times as much, and the models with a norm behind linear attention amplify any rounding: f32
- * on the CPU then leaves f64 by 1e-2 within twenty steps, at this rate by 1e-6. */
-#define LR 3e-4
-
-/* Layers, then feed-forward, of each model. */
-static const char *const models[] = {
-    "pattern = LN\n[layer L]\nclass = lsm/gla\nheads = 2\nshort_conv = yes\n"
-    "[layer N]\nclass = lsm/attention\nheads = 4\n"
-    "[ffn]\nkind = moe\nexperts = 8\ntop_k = 2\nhidden = 24\nrouter = moe/qwen2\n"
-    "[router]\naux_loss = 0.02\nz_loss = 0.01\nnorm_topk_prob = yes\n",
-    "pattern = BRGW\n[layer B]\nclass = lsm/bla\nheads = 2\nnormalize = yes\nfeature_map = elu\n"
-    "[layer R]\nclass = lsm/retention\nheads = 2\n[layer G]\nclass = lsm/gla\nheads = 2\n"
-    "[layer W]\nclass = lsm/attention\nheads = 4\nkv_heads = 2\nwindow = 9\nqk_norm = yes\n"
-    "[ffn]\nkind = moe\nexperts = 4\ntop_k = 1\nhidden = 40\nshared_hidden = 24\n"
-    "router = moe/qwen2\n[router]\naux_loss = 0.02\n",
-    "pattern = B\ntie_embeddings = no\n[layer B]\nclass = lsm/bla\nheads = 4\n"
-    "[ffn]\nkind = dense\nhidden = 80\n",
+/* Sizes, layers and feed-forward of each model, and its learning rate: one at which f32 on the CPU
+ * follows f64 to 1e-6. At ten times as much, a norm behind linear attention amplifies any rounding
+ * to 1e-2 within twenty steps. */
+static const struct {
+    const char *text;
+    double lr;
+} models[] = {
+    {"embed = 64\nlayers = 4\npattern = LN\n"
+     "[layer L]\nclass = lsm/gla\nheads = 2\nshort_conv = yes\n"
+     "[layer N]\nclass = lsm/attention\nheads = 4\n"
+     "[ffn]\nkind = moe\nexperts = 8\ntop_k = 2\nhidden = 24\nrouter = moe/qwen2\n"
+     "[router]\naux_loss = 0.02\nz_loss = 0.01\nnorm_topk_prob = yes\n",
+     3e-3},
+    {"embed = 64\nlayers = 4\npattern = BRGW\n"
+     "[layer B]\nclass = lsm/bla\nheads = 2\nnormalize = yes\nfeature_map = elu\n"
+     "[layer R]\nclass = lsm/retention\nheads = 2\n"
+     "[layer G]\nclass = lsm/gla\nheads = 2\n"
+     "[layer W]\nclass = lsm/attention\nheads = 4\nkv_heads = 2\nwindow = 9\nqk_norm = yes\n"
+     "[ffn]\nkind = moe\nexperts = 4\ntop_k = 1\nhidden = 40\nshared_hidden = 24\n"
+     "router = moe/qwen2\n[router]\naux_loss = 0.02\n",
+     3e-4},
+    {"embed = 64\nlayers = 4\npattern = B\ntie_embeddings = no\n"
+     "[layer B]\nclass = lsm/bla\nheads = 4\n[ffn]\nkind = dense\nhidden = 80\n",
+     3e-4},
+    /* wide heads */
+    {"embed = 256\nlayers = 3\npattern = BGN\n"
+     "[layer B]\nclass = lsm/bla\nheads = 1\nfeature_map = elu\nnormalize = yes\n"
+     "output_norm = no\n[layer G]\nclass = lsm/gla\nheads = 1\nexpand_k = 1\n"
+     "expand_v = 0.75\n[layer N]\nclass = lsm/attention\nheads = 1\n"
+     "[ffn]\nkind = dense\nhidden = 32\n",
+     3e-5},
 };
 enum { MODELS = sizeof models / sizeof *models };
 
 static void read_setup(lmoe_ctx *ctx, lmoe__setup *s, int model, const char *device)
 {
     model_setup(ctx, s,
-                "[model]\nembed = 64\nvocab_size = %d\nlayers = 4\n%s"
+                "[model]\nvocab_size = %d\n%s"
                 "[train]\nbatch = %d\nseq = %d\naccumulate = %d\n[device]\nclass = %s\n",
-                VOCAB, models[model], BATCH, SEQ, BATCH / ROWS, device);
+                VOCAB, models[model].text, BATCH, SEQ, BATCH / ROWS, device);
 }
 
 /* ---- data: documents in which a token mostly follows from the one before ---- */
@@ -151,7 +165,7 @@ static void train(int model, const char *device, run *out)
     for (int i = 0; i < STEPS; i++) {
         out->loss[i] = step(&ctx, &e, &p, i);
         if (i == 0) read_gradients(&e, out);
-        must(&ctx, lmoe__program_set_scalar(&e, p.update, "in:lr", LR));
+        must(&ctx, lmoe__program_set_scalar(&e, p.update, "in:lr", models[model].lr));
         must(&ctx, lmoe__program_set_scalar(&e, p.update, "in:step", i + 1));
         must(&ctx, lmoe__program_run(&e, p.update));
     }
