@@ -305,14 +305,15 @@ int64_t lmoe__engine_read(lmoe__engine *e, const char *name, double *out, int64_
 {
     lmoe__buffer *b = lmoe__store_find(&e->store, name);
     if (!b) return -1;
-    char small[4096];
     int64_t count = lmoe_desc_count(&b->desc);
     size_t bytes = (size_t)lmoe_desc_bytes(&b->desc);
-    lmoe_buf host = {.data = bytes > sizeof small ? lmoe__malloc(bytes) : small,
-                     .dtype = b->desc.dtype};
+    if (bytes > e->scratch_bytes) { /* once: results keep their shapes */
+        e->scratch = lmoe__realloc(e->scratch, bytes);
+        e->scratch_bytes = bytes;
+    }
+    lmoe_buf host = {.data = e->scratch, .dtype = b->desc.dtype};
     if (e->device->download(e->dev, host.data, b->data, bytes) != LMOE_OK) count = -1;
     for (int64_t i = 0; i < count && i < n; i++) out[i] = lmoe_get(&host, i);
-    if (host.data != small) free(host.data);
     return count;
 }
 

@@ -57,7 +57,7 @@ typedef struct lmoe__engine {
     lmoe__model_count count;
     void *activations, *workspace;
     int64_t activation_bytes, workspace_bytes;
-    void *scratch; /* host memory for one input's part */
+    void *scratch; /* host memory for one input's part, or one result */
     size_t scratch_bytes;
     lmoe__program **programs;
     int n_programs, cap_programs;

@@ -250,8 +250,8 @@ lmoe_status lmoe_add_stat(lmoe_trace *t, const char *name, lmoe_tensor x)
 {
     lmoe_desc d;
     LMOE_TRY(lmoe_describe(t, x, &d));
-    if (lmoe_desc_count(&d) > 1024) {
-        fail(t, LMOE_E_USAGE, NULL, 0, "lmoe_add_stat takes a tensor of at most 1024 elements");
+    if (lmoe_desc_count(&d) > 65536) { /* as many as there may be experts */
+        fail(t, LMOE_E_USAGE, NULL, 0, "lmoe_add_stat takes a tensor of at most 65536 elements");
         return LMOE_E_USAGE;
     }
     lmoe__named n = scoped(t, name, x);

@@ -145,7 +145,7 @@ lmoe_status lmoe__report_open(lmoe__rank *r)
                          ((double)r->setup->train.batch / (double)r->setup->train.accumulate *
                           (double)r->setup->train.seq);
     p->terminal = isatty(STDOUT_FILENO);
-    p->load = LMOE_NEW_N(r->engine.arena, double, 1025);
+    p->load = LMOE_NEW_N(r->engine.arena, double, r->setup->model.ffn.experts);
     LMOE_TRY(make_dirs(&r->ctx, r->setup->run.dir));
     snprintf(path, sizeof path, "%s/resolved.ini", r->setup->run.dir);
     LMOE_TRY(write_conf(r, path));
@@ -213,7 +213,8 @@ static void look_at_experts(lmoe__rank *r, expert_view *v)
     if (r->setup->model.ffn.kind != LMOE__FFN_MOE) return;
     for (int layer = 0; layer < r->setup->model.o.layers; layer++) {
         snprintf(name, sizeof name, "stat:moe/load/%d", layer);
-        int64_t n = lmoe__engine_read(&r->engine, name, r->report.load, 1024);
+        int64_t n =
+            lmoe__engine_read(&r->engine, name, r->report.load, r->setup->model.ffn.experts);
         if (n > 0) add_layer(r, r->report.load, n, layer, v);
     }
     if (v->layers) v->entropy /= v->layers;

@@ -14,7 +14,7 @@
  *   lmoe_publish        names a value that later layers of the same class read ...
  *   lmoe_recall         ... with this; absent if there is none
  *   lmoe_add_loss       adds a scalar to the training loss; reported by its name
- *   lmoe_add_stat       reports a tensor of at most 1024 elements with the step's metrics
+ *   lmoe_add_stat       reports a tensor of at most 65536 elements with the step's metrics
  *   lmoe_fail           records what is wrong; returns poison. A trace keeps its first message
  * Shape functions:
  *   lmoe_shape_error    says what is wrong with the operands
