@@ -49,3 +49,4 @@ same()
 same
 same --set parallel.comm=comm/loop --set "parallel.mesh=dp:2 sp:2" --set "layer L.short_conv=no"
 same --set model.pattern=NL --set ffn.kind=dense --set data.packed=no --set train.accumulate=1
+same --set ffn.experts=1500 --set ffn.hidden=4
