@@ -95,7 +95,7 @@ static __device__ void backwards(const Decay<R> &w, const Lane &l, int64_t begin
             g.part[t][threadIdx.y][threadIdx.x] = sum;
         }
         __syncthreads();
-        /* a stretch is a whole number of groups but for the last one, whose first group is short */
+        /* groups are counted from the end of the stretch; the one at its beginning may be short */
         for (int t = threadIdx.y; t < TOKENS; t += LANES) {
             float sum = 0;
             for (int i = 0; i < LANES; i++) sum += g.part[t][i][threadIdx.x];
