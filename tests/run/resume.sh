@@ -32,7 +32,7 @@ valid        = 10 %
 packed       = yes
 [train]
 seq          = 32
-batch        = 48
+batch        = 64
 accumulate   = 2
 steps        = 20
 lr           = 1e-2

@@ -3,8 +3,9 @@
  *
  *   signal_at SIGNAL LINES[+MILLISECONDS] FILE COMMAND ARGUMENT...
  *
- * With LINES 0 the signal waits, blocked, before the command begins. Exit code: the command's;
- * 128 + number if a signal ended it; 125 if it ended before its time had come.
+ * At least one of the lines must be the command's own. With LINES 0 the signal waits, blocked,
+ * before the command begins. Exit code: the command's; 128 + number if a signal ended it; 125 if it
+ * ended before its time had come.
  */
 #include <signal.h>
 #include <stdio.h>
@@ -47,7 +48,8 @@ int main(int argc, char **argv)
     if (argc < 5) return 127;
     char *end;
     int number = atoi(argv[1]), lines = (int)strtol(argv[2], &end, 10);
-    int status = 0, sent = lines == 0;
+    int status = 0, sent = lines == 0, before = lines_of(argv[3]);
+    if (lines <= before) lines = before + 1;
     pid_t child = fork();
     if (child < 0) return 127;
     if (child == 0) become(argv + 4, sent ? number : 0);
