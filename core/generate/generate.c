@@ -32,11 +32,6 @@ lmoe_status lmoe__generator_init(lmoe__generator *g, lmoe__engine *e, int64_t ch
     return LMOE_OK;
 }
 
-void lmoe__generator_free(lmoe__generator *g)
-{
-    memset(g, 0, sizeof *g); /* programs and memory are the engine's */
-}
-
 lmoe_status lmoe__generator_restart(lmoe__generator *g)
 {
     g->position = 0;

@@ -28,11 +28,10 @@ typedef struct lmoe__generator {
     uint8_t *skip;
 } lmoe__generator;
 
-/* Makes the programs in an engine whose weights are loaded afterwards. context: past tokens that
- * attention keeps. */
+/* Makes the programs in an engine whose weights are loaded afterwards; programs and memory are the
+ * engine's. context: past tokens that attention keeps. */
 lmoe_status lmoe__generator_init(lmoe__generator *g, lmoe__engine *e, int64_t chunk,
                                  int64_t context);
-void lmoe__generator_free(lmoe__generator *g);
 /* Forgets everything. */
 lmoe_status lmoe__generator_restart(lmoe__generator *g);
 /* Takes n tokens in; afterwards g->logits are those of the token that follows. */
