@@ -71,7 +71,7 @@ static lmoe_status make(lmoe_ctx *ctx, const lmoe__setup *s, lmoe__engine *e, lm
     lmoe__mesh mesh;
     lmoe__program *other;
     lmoe__model_shape shape = lmoe__setup_shape(s);
-    const lmoe__optimiser o = {0.9, 0.95, 1e-8, 0.1, 1};
+    const lmoe__optimiser o = lmoe__setup_optimiser(s);
     lmoe__setup_place(s, 0, &mesh);
     LMOE_TRY(lmoe__engine_init(e, ctx, &s->model, &mesh, s->device, NULL, lmoe__setup_dtype(s)));
     LMOE_TRY(lmoe__engine_program(e, LMOE__TRAIN_FIRST, &shape, train));

@@ -130,7 +130,7 @@ static lmoe_status bench(lmoe_ctx *ctx, const lmoe__setup *s, int64_t steps)
     lmoe__engine e = {0};
     lmoe__program *train, *update;
     lmoe__model_shape shape = lmoe__setup_shape(s);
-    const lmoe__optimiser o = {0.9, 0.95, 1e-8, 0.1, 1};
+    const lmoe__optimiser o = lmoe__setup_optimiser(s);
     void *dev = NULL;
     ctx->team = lmoe__team_new(s->device->threads ? s->device->threads(s->device_options) : 1);
     lmoe_status status = s->device->open(ctx, s->device_options, &dev);

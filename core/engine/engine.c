@@ -169,18 +169,22 @@ lmoe_status lmoe__engine_update_program(lmoe__engine *e, const lmoe__optimiser *
     }
     lmoe_tensor norm = lmoe_map(&t, squares, LMOE_MAP_SQRT);
     lmoe__trace_result(&t, norm, "out:grad_norm");
+    lmoe_dtype mean = o->state != LMOE_NONE ? o->state : state;
+    bool rounded = lmoe_dtype_bytes(e->dtype) < lmoe_dtype_bytes(state); /* from a master */
     for (int i = 0; i < e->n_weights; i++) {
         const lmoe__weight *w = &e->weights[i];
         lmoe_adamw_attrs a = {o->beta1, o->beta2, o->eps, o->weight_decay, o->clip};
         if (w->desc.rank < 2 || (w->flags & LMOE_PARAM_NO_DECAY)) a.weight_decay = 0;
-        lmoe_tensor in[7] = {enter_like(&t, "", w, LMOE_VALUE_PARAM, e->dtype),
+        lmoe_tensor in[8] = {enter_like(&t, "", w, LMOE_VALUE_PARAM, e->dtype),
                              grad[i],
-                             enter_like(&t, "adam_m:", w, LMOE_VALUE_STATE, state),
-                             enter_like(&t, "adam_v:", w, LMOE_VALUE_STATE, state),
+                             enter_like(&t, "adam_m:", w, LMOE_VALUE_STATE, mean),
+                             enter_like(&t, "adam_v:", w, LMOE_VALUE_STATE, mean),
                              norm,
                              lr,
-                             step};
-        lmoe_apply_at(&t, NULL, 0, "adamw/1", in, 7, &a, sizeof a, NULL, 0);
+                             step,
+                             lmoe_absent()};
+        if (rounded) in[7] = enter_like(&t, "master:", w, LMOE_VALUE_STATE, state);
+        lmoe_apply_at(&t, NULL, 0, "adamw/1", in, 8, &a, sizeof a, NULL, 0);
     }
     /* what every rank holds whole, every rank updates alike: no strategy is applied */
     lmoe_status status = lmoe__trace_status(&t);
@@ -224,16 +228,31 @@ lmoe_status lmoe__engine_bind(lmoe__engine *e)
 }
 
 /* In pieces: host memory for a whole weight would be more than was planned. */
-static lmoe_status init_weight(lmoe__engine *e, const lmoe__weight *w, uint64_t seed, char *device,
-                               void *host, int64_t piece)
+static lmoe_status init_buffer(lmoe__engine *e, const lmoe__weight *w, uint64_t seed,
+                               const lmoe__buffer *b, void *host, int64_t piece)
 {
     int64_t n = lmoe_desc_count(&w->desc);
-    size_t item = lmoe_dtype_bytes(w->desc.dtype);
+    size_t item = lmoe_dtype_bytes(b->desc.dtype);
+    lmoe__weight as = *w; /* a master has another dtype */
+    as.desc.dtype = b->desc.dtype;
     for (int64_t i = 0; i < n; i += piece) {
         int64_t count = n - i < piece ? n - i : piece;
-        lmoe__weight_init(e->ctx, e->model, w, seed, i, count, host);
-        LMOE_TRY(e->device->upload(e->dev, device + (size_t)i * item, host, (size_t)count * item));
+        lmoe__weight_init(e->ctx, e->model, &as, seed, i, count, host);
+        LMOE_TRY(e->device->upload(e->dev, (char *)b->data + (size_t)i * item, host,
+                                   (size_t)count * item));
     }
+    return LMOE_OK;
+}
+
+static lmoe_status init_weight(lmoe__engine *e, const lmoe__weight *w, uint64_t seed, void *host,
+                               int64_t piece)
+{
+    char name[320];
+    snprintf(name, sizeof name, "master:%s", w->name);
+    lmoe__buffer *b = lmoe__store_find(&e->store, w->name);
+    lmoe__buffer *master = lmoe__store_find(&e->store, name);
+    if (b) LMOE_TRY(init_buffer(e, w, seed, b, host, piece));
+    if (master) LMOE_TRY(init_buffer(e, w, seed, master, host, piece));
     return LMOE_OK;
 }
 
@@ -243,9 +262,7 @@ lmoe_status lmoe__engine_init_weights(lmoe__engine *e, uint64_t seed)
     void *host = lmoe__malloc(PIECE * sizeof(double));
     lmoe_status status = LMOE_OK;
     for (int i = 0; i < e->n_weights && status == LMOE_OK; i++) {
-        const lmoe__weight *w = &e->weights[i];
-        lmoe__buffer *b = lmoe__store_find(&e->store, w->name);
-        if (b) status = init_weight(e, w, seed, b->data, host, PIECE);
+        status = init_weight(e, &e->weights[i], seed, host, PIECE);
     }
     free(host);
     return status;

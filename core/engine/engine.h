@@ -17,6 +17,7 @@ enum { LMOE__MAX_MESH = 6 };
 /* What update does. */
 typedef struct lmoe__optimiser {
     double beta1, beta2, eps, weight_decay, clip;
+    lmoe_dtype state; /* of the means; LMOE_NONE: the state dtype */
 } lmoe__optimiser;
 
 /* One mesh axis with its strategy and communicator, outermost first. */
@@ -84,7 +85,7 @@ lmoe_status lmoe__engine_update_program(lmoe__engine *e, const lmoe__optimiser *
 void lmoe__engine_drop(lmoe__engine *e, lmoe__program *p);
 /* After the programs are made and before the first replay: allocates what they share. */
 lmoe_status lmoe__engine_bind(lmoe__engine *e);
-/* Writes initial weights. */
+/* Writes initial weights: 16-bit ones are roundings of their masters, if there are any. */
 lmoe_status lmoe__engine_init_weights(lmoe__engine *e, uint64_t seed);
 
 /* Copies this rank's part of a global input to the device. Unknown names are ignored: a model need

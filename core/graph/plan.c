@@ -66,6 +66,7 @@ static int kind_of_name(const lmoe__value *v, const char *name)
     if (v->kind == LMOE_VALUE_INPUT) return LMOE__MEM_INPUT;
     if (strncmp(name, "grad:", 5) == 0) return LMOE__MEM_GRADIENT;
     if (strncmp(name, "adam_", 5) == 0) return LMOE__MEM_OPTIMISER;
+    if (strncmp(name, "master:", 7) == 0) return LMOE__MEM_OPTIMISER;
     if (strncmp(name, "carry/", 6) == 0) return LMOE__MEM_CARRY;
     return LMOE__MEM_INPUT;
 }

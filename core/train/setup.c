@@ -57,8 +57,10 @@ static const lmoe_option train_table[] = {
     {"nan", O(ENUM, lmoe__train_options, nan), "abort", 0, 0, "abort skip", NULL,
      "When the loss or the gradient is not finite: stop and name the layer, or leave the step "
      "out."},
-    {"dtype", O(ENUM, lmoe__train_options, dtype), "f32", 0, 0, "f32 f64", NULL,
-     "Of weights and activations; f64 is for checks."},
+    {"dtype", O(ENUM, lmoe__train_options, dtype), "f32", 0, 0, "f32 f64 bf16", NULL,
+     "Of weights and activations; f64 is for checks; bf16 weights are roundings of f32 masters."},
+    {"adam_dtype", O(ENUM, lmoe__train_options, adam_dtype), "state", 0, 0, "state bf16", NULL,
+     "Of AdamW's two means: as states (f32; f64 in checks), or bf16, which halves them."},
     {"eager", O(BOOL, lmoe__train_options, eager), "no", 0, 0, NULL, NULL,
      "Check every op's results and name the source line of the first NaN; slow."},
     LMOE_OPTION_END};
@@ -250,7 +252,16 @@ void lmoe__setup_free(lmoe__setup *s)
 
 lmoe_dtype lmoe__setup_dtype(const lmoe__setup *s)
 {
-    return s->train.dtype == 1 ? LMOE_F64 : LMOE_F32;
+    static const lmoe_dtype dtypes[] = {LMOE_F32, LMOE_F64, LMOE_BF16};
+    return dtypes[s->train.dtype];
+}
+
+lmoe__optimiser lmoe__setup_optimiser(const lmoe__setup *s)
+{
+    const lmoe__train_options *t = &s->train;
+    lmoe__optimiser o = {t->beta1, t->beta2, t->eps, t->weight_decay, t->clip, LMOE_NONE};
+    if (t->adam_dtype == 1) o.state = LMOE_BF16;
+    return o;
 }
 
 lmoe__model_shape lmoe__setup_shape(const lmoe__setup *s)

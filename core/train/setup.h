@@ -20,7 +20,7 @@ enum { LMOE__NAN_ABORT = 0, LMOE__NAN_SKIP = 1 };
 typedef struct lmoe__train_options {
     int64_t seq, batch, accumulate, steps, warmup, eval_every, eval_tokens;
     double lr, lr_final, decay, beta1, beta2, eps, weight_decay, clip;
-    int32_t schedule, nan, dtype, eager;
+    int32_t schedule, nan, dtype, adam_dtype, eager;
 } lmoe__train_options;
 
 typedef struct lmoe__data_section {
@@ -66,6 +66,7 @@ const lmoe__section_table *lmoe__setup_tables(void);
 /* The shape of one micro-batch. */
 lmoe__model_shape lmoe__setup_shape(const lmoe__setup *s);
 lmoe_dtype lmoe__setup_dtype(const lmoe__setup *s);
+lmoe__optimiser lmoe__setup_optimiser(const lmoe__setup *s);
 /* This rank's place on each axis. */
 void lmoe__setup_place(const lmoe__setup *s, int rank, lmoe__mesh *mesh);
 /* Learning rate of a step (0 is the first). */

@@ -35,11 +35,12 @@ static void list_tensors(lmoe__engine *e, const char *dir, bool optimiser, tenso
 {
     *t = (tensors){.engine = e, .arena = lmoe__arena_new()};
     t->folder = lmoe__arena_printf(t->arena, "%s/checkpoints", dir);
-    t->list = LMOE_NEW_N(t->arena, lmoe__ckpt_tensor, 3 * e->n_weights + 1);
+    t->list = LMOE_NEW_N(t->arena, lmoe__ckpt_tensor, 4 * e->n_weights + 1);
     for (int i = 0; i < e->n_weights; i++) add(t, "", &e->weights[i], LMOE__CKPT_MODEL);
     for (int i = 0; optimiser && i < e->n_weights; i++) {
         add(t, "adam_m:", &e->weights[i], LMOE__CKPT_OPTIMIZER);
         add(t, "adam_v:", &e->weights[i], LMOE__CKPT_OPTIMIZER);
+        add(t, "master:", &e->weights[i], LMOE__CKPT_OPTIMIZER); /* if there is one */
     }
 }
 

@@ -17,8 +17,7 @@ static lmoe_status make_programs(lmoe__rank *r)
     const lmoe__setup *s = r->setup;
     lmoe__engine *e = &r->engine;
     lmoe__model_shape shape = lmoe__setup_shape(s);
-    const lmoe__optimiser o = {s->train.beta1, s->train.beta2, s->train.eps, s->train.weight_decay,
-                               s->train.clip};
+    const lmoe__optimiser o = lmoe__setup_optimiser(s);
     shape.resets = lmoe__data_has_starts(&r->data);
     e->eager = s->train.eager;
     LMOE_TRY(lmoe__engine_program(e, LMOE__TRAIN_FIRST, &shape, &r->first));

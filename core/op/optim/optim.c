@@ -111,7 +111,7 @@ const lmoe_op lmoe__op_accumulate = {
 
 /* ---- adamw ---- */
 
-enum { PARAM, GRAD, M, V, NORM, LR, STEP };
+enum { PARAM, GRAD, M, V, NORM, LR, STEP, MASTER };
 
 static const lmoe_port adamw_inputs[] = {
     [PARAM] = {.name = "param", .flags = LMOE_PORT_MUTATES | LMOE_PORT_NO_GRAD},
@@ -121,7 +121,17 @@ static const lmoe_port adamw_inputs[] = {
     [NORM] = {.name = "norm", .flags = LMOE_PORT_STATE | LMOE_PORT_NO_GRAD},
     [LR] = {.name = "lr", .flags = LMOE_PORT_STATE | LMOE_PORT_NO_GRAD},
     [STEP] = {.name = "step", .flags = LMOE_PORT_STATE | LMOE_PORT_NO_GRAD},
+    [MASTER] = {.name = "master",
+                .flags =
+                    LMOE_PORT_MUTATES | LMOE_PORT_STATE | LMOE_PORT_NO_GRAD | LMOE_PORT_OPTIONAL},
     {.name = NULL}};
+
+/* Means may be kept in bf16 beside the state dtype; everything else has that. */
+static lmoe_status need_state(lmoe_trace *t, const lmoe_desc *in, int i)
+{
+    if ((i == M || i == V) && in[i].dtype == LMOE_BF16) return LMOE_OK;
+    return lmoe__need_dtype(t, &in[i], adamw_inputs[i].name, lmoe__state_of(in[PARAM].dtype));
+}
 
 static lmoe_status adamw_shape(lmoe_trace *t, const void *attrs, const lmoe_desc *in, int n_in,
                                lmoe_desc *out)
@@ -129,11 +139,13 @@ static lmoe_status adamw_shape(lmoe_trace *t, const void *attrs, const lmoe_desc
     const lmoe_adamw_attrs *o = attrs;
     LMOE_TRY(lmoe__need_float(t, &in[PARAM], "param"));
     LMOE_TRY(lmoe__need_float(t, &in[GRAD], "grad"));
-    for (int i = GRAD; i <= STEP; i++) {
+    for (int i = GRAD; i <= MASTER && i < n_in; i++) {
         const char *name = adamw_inputs[i].name;
-        if (i >= M) LMOE_TRY(lmoe__need_dtype(t, &in[i], name, lmoe__state_of(in[PARAM].dtype)));
-        if (i < NORM) LMOE_TRY(lmoe__need_axes(t, &in[PARAM], "param", &in[i], name));
-        if (i >= NORM && in[i].rank != 0) {
+        bool scalar = i == NORM || i == LR || i == STEP;
+        if (i == MASTER && in[i].dtype == LMOE_NONE) continue;
+        if (i >= M) LMOE_TRY(need_state(t, in, i));
+        if (!scalar) LMOE_TRY(lmoe__need_axes(t, &in[PARAM], "param", &in[i], name));
+        if (scalar && in[i].rank != 0) {
             char text[256];
             return lmoe_shape_error(t, "'%s' must be a scalar, but is %s", name,
                                     lmoe__desc_text(text, sizeof text, &in[i]));
@@ -150,13 +162,18 @@ static lmoe_status adamw_shape(lmoe_trace *t, const void *attrs, const lmoe_desc
 
 static int adamw_sample(int index, lmoe_case *c)
 {
-    const struct optim_case *k = sample_case(index, c, 4);
+    const int cases = (int)(sizeof optim_cases / sizeof *optim_cases);
+    const bool master = index >= cases; /* the same again: with a master, and means in bf16 */
+    const struct optim_case *k = sample_case(master ? index - cases : index, c, 4);
     if (!k) return 0;
     memcpy(c->attrs.bytes, &k->adamw, sizeof k->adamw);
     c->fill[V].kind = LMOE_FILL_UNIFORM; /* a mean of squares */
     lmoe__case_input(c, NORM, LMOE_F32, "", NULL, LMOE_FILL_CONST, k->norm, 0);
     lmoe__case_input(c, LR, LMOE_F32, "", NULL, LMOE_FILL_CONST, k->lr, 0);
     lmoe__case_input(c, STEP, LMOE_F32, "", NULL, LMOE_FILL_CONST, k->step, 0);
+    if (!master) return 1;
+    lmoe__case_input(c, MASTER, LMOE_F32, k->axes, k->dim, LMOE_FILL_NORMAL, 0, 1);
+    if (index % 2) c->in[M].dtype = c->in[V].dtype = LMOE_BF16;
     return 1;
 }
 
@@ -185,7 +202,7 @@ const lmoe_op lmoe__op_adamw = {
     .inputs = adamw_inputs,
     .outputs = no_outputs,
     .shape = adamw_shape,
-    .rule = "..., ..., ..., ..., , , ->",
+    .rule = "..., ..., ..., ..., , , , ... ->",
     .reference = lmoe__adamw_reference,
     .sample = adamw_sample,
     .flops = adamw_flops,

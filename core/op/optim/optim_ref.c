@@ -9,6 +9,7 @@
  *   g = grad min(1, clip / norm)                  clip 0: g = grad
  *   m = beta1 m + (1 - beta1) g                   v = beta2 v + (1 - beta2) g^2
  *   param -= lr (m / (1 - beta1^step) / (sqrt(v / (1 - beta2^step)) + eps) + weight_decay param)
+ * With a master, that is what is read and updated, and param becomes its rounding.
  * Nothing is changed if norm is not finite.
  */
 #include "core/op/op.h"
@@ -47,19 +48,22 @@ lmoe_status lmoe__adamw_reference(const lmoe_args *args)
     const lmoe_adamw_attrs *o = args->attrs;
     const lmoe_buf *param = &args->in[0], *grad = &args->in[1], *m = &args->in[2];
     const lmoe_buf *v = &args->in[3];
+    const bool has_master = args->n_in > 7 && lmoe_buf_present(&args->in[7]);
+    const lmoe_buf *exact = has_master ? &args->in[7] : param;
     const double norm = lmoe_get(&args->in[4], 0), lr = lmoe_get(&args->in[5], 0);
     const double step = lmoe_get(&args->in[6], 0);
     if (!isfinite(norm)) return LMOE_OK;
     const double scale = o->clip > 0 && norm > o->clip ? o->clip / norm : 1;
     const double m_part = 1 - pow(o->beta1, step), v_part = 1 - pow(o->beta2, step);
     for (int64_t i = 0; i < lmoe_buf_count(param); i++) {
-        double g = lmoe_get(grad, i) * scale, p = lmoe_get(param, i);
+        double g = lmoe_get(grad, i) * scale, p = lmoe_get(exact, i);
         double mi = o->beta1 * lmoe_get(m, i) + (1 - o->beta1) * g;
         double vi = o->beta2 * lmoe_get(v, i) + (1 - o->beta2) * g * g;
         double update = mi / m_part / (sqrt(vi / v_part) + o->eps) + o->weight_decay * p;
         lmoe_put(m, i, mi);
         lmoe_put(v, i, vi);
-        lmoe_put(param, i, p - lr * update);
+        lmoe_put(exact, i, p - lr * update);
+        if (has_master) lmoe_put(param, i, lmoe_get(exact, i));
     }
     return LMOE_OK;
 }

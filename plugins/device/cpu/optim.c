@@ -84,7 +84,7 @@ CPU_KERNEL(accumulate, 1, can_accumulate, NULL, launch_accumulate)
 
 /* ---- adamw ---- */
 
-enum { PARAM, GRAD, M, V, NORM, LR, STEP };
+enum { PARAM, GRAD, M, V, NORM, LR, STEP, MASTER };
 
 /* What is the same for all elements:
  *   m = beta1 m + grad_m grad          grad_m = (1 - beta1) clipping
@@ -142,7 +142,7 @@ static int can_adamw(const lmoe_args *a)
     for (int i = PARAM; i <= STEP; i++) {
         if (!cpu_is_f32(&a->in[i])) return 0;
     }
-    return 1;
+    return a->n_in <= MASTER || !lmoe_buf_present(&a->in[MASTER]);
 }
 
 CPU_KERNEL(adamw, 1, can_adamw, NULL, launch_adamw)

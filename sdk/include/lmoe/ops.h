@@ -505,10 +505,12 @@ static inline lmoe_tensor lmoe_grouped_linear_at(lmoe_trace *t, const char *file
 /* ---- training
  * sum_squares/1  x -> scalar in the state dtype
  * accumulate/1   (buffer MUTATES, x): buffer += x
- * adamw/1        (param MUTATES, grad, m MUTATES, v MUTATES, norm, lr, step: scalars)
+ * adamw/1        (param MUTATES, grad, m MUTATES, v MUTATES, norm, lr, step: scalars,
+ *                 master MUTATES or absent); m and v in the state dtype or bf16
  *   g = grad * min(1, clip / norm) (clip 0: no clipping); nothing is changed when norm is not finite
  *   m = beta1 m + (1-beta1) g        v = beta2 v + (1-beta2) g^2
- *   param -= lr * ( m/(1-beta1^step) / (sqrt(v/(1-beta2^step)) + eps) + weight_decay * param ) */
+ *   param -= lr * ( m/(1-beta1^step) / (sqrt(v/(1-beta2^step)) + eps) + weight_decay * param )
+ *   with a master (state dtype), that takes param's place, and param becomes its rounding */
 typedef struct lmoe_adamw_attrs {
     double beta1, beta2, eps, weight_decay, clip;
 } lmoe_adamw_attrs;
