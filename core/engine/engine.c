@@ -141,6 +141,18 @@ lmoe_status lmoe__engine_program(lmoe__engine *e, lmoe__program_kind kind,
     return status;
 }
 
+lmoe_status lmoe__engine_layer_program(lmoe__engine *e, const lmoe__layer_shape *shape,
+                                       lmoe__program **out)
+{
+    lmoe_trace t;
+    lmoe__trace_init(&t, e->ctx, &e->model->ops, e->dtype);
+    lmoe_status status = lmoe__layer_trace(&t, e->model, shape);
+    if (status == LMOE_OK) remember_weights(e, &t);
+    if (status == LMOE_OK) status = finish(e, &t, out);
+    lmoe__trace_free(&t);
+    return status;
+}
+
 static lmoe_tensor enter_like(lmoe_trace *t, const char *prefix, const lmoe__weight *w,
                               lmoe_value_kind kind, lmoe_dtype dtype)
 {

@@ -80,6 +80,9 @@ typedef enum lmoe__program_kind {
 
 lmoe_status lmoe__engine_program(lmoe__engine *e, lmoe__program_kind kind,
                                  const lmoe__model_shape *shape, lmoe__program **out);
+/* Forward, or forward and backward, of layers alone. */
+lmoe_status lmoe__engine_layer_program(lmoe__engine *e, const lmoe__layer_shape *shape,
+                                       lmoe__program **out);
 lmoe_status lmoe__engine_update_program(lmoe__engine *e, const lmoe__optimiser *o,
                                         lmoe__program **out);
 void lmoe__engine_drop(lmoe__engine *e, lmoe__program *p);

@@ -138,14 +138,14 @@ static lmoe_status load_ffn(lmoe_ctx *ctx, lmoe__conf *conf, lmoe__registry *reg
     return lmoe__options_fill(ctx, conf, "router", c->options, m->router_options, m->arena);
 }
 
-lmoe_status lmoe__model_load(lmoe_ctx *ctx, lmoe__conf *conf, lmoe__registry *registry,
+lmoe_status lmoe__model_load(lmoe_ctx *ctx, lmoe__conf *conf, lmoe__registry *registry, bool mixers,
                              lmoe__model *m)
 {
     memset(m, 0, sizeof *m);
     m->arena = lmoe__arena_new();
     lmoe__op_set_init(&m->ops);
     LMOE_TRY(lmoe__options_fill(ctx, conf, "model", model_table, &m->o, m->arena));
-    LMOE_TRY(load_mixers(ctx, conf, registry, m));
+    if (mixers) LMOE_TRY(load_mixers(ctx, conf, registry, m));
     LMOE_TRY(load_ffn(ctx, conf, registry, m));
     adopt_ops(m, registry);
     return LMOE_OK;

@@ -179,6 +179,15 @@ static lmoe_tensor loss_of(lmoe_trace *t, const lmoe__model_shape *s, lmoe_tenso
     return total;
 }
 
+static void stat_results(lmoe_trace *t)
+{
+    for (int i = 0; i < t->n_stats; i++) {
+        char name[96];
+        snprintf(name, sizeof name, "stat:%s", t->stats[i].name);
+        lmoe__trace_result(t, (lmoe_tensor){t->stats[i].value}, name);
+    }
+}
+
 lmoe_status lmoe__model_trace(lmoe_trace *t, const lmoe__model *m, const lmoe__model_shape *s,
                               lmoe_tensor *total)
 {
@@ -204,11 +213,7 @@ lmoe_status lmoe__model_trace(lmoe_trace *t, const lmoe__model *m, const lmoe__m
         last = lmoe_rmsnorm(t, last, norm, m->o.norm_eps);
         lmoe__trace_result(t, lmoe_einsum(t, "b s e, v e -> b v", last, head), "out:logits");
     }
-    for (int i = 0; i < t->n_stats; i++) {
-        char name[96];
-        snprintf(name, sizeof name, "stat:%s", t->stats[i].name);
-        lmoe__trace_result(t, (lmoe_tensor){t->stats[i].value}, name);
-    }
+    stat_results(t);
     return lmoe__trace_status(t);
 }
 
@@ -236,6 +241,56 @@ lmoe_status lmoe__model_backward(lmoe_trace *t, lmoe_tensor total, bool add)
         lmoe_apply_at(t, NULL, 0, "accumulate/1", in, 2, NULL, 0, NULL, 0);
     }
     return lmoe__trace_status(t);
+}
+
+/* ---- layers alone ---- */
+
+static lmoe_status layer_backward(lmoe_trace *t, lmoe_tensor total, lmoe_tensor x)
+{
+    int n = t->n_weights;
+    lmoe_tensor *w = LMOE_NEW_N(t->graph->arena, lmoe_tensor, n + 1);
+    lmoe_tensor *d = LMOE_NEW_N(t->graph->arena, lmoe_tensor, n + 1);
+    for (int i = 0; i < n; i++) w[i].id = t->weights[i].value;
+    w[n] = x;
+    LMOE_TRY(lmoe__vjp(t, total, w, n + 1, d));
+    for (int i = 0; i <= n; i++) {
+        char name[300] = "out:dx";
+        if (i < n) snprintf(name, sizeof name, "grad:%s", t->weights[i].name);
+        lmoe__trace_result(t, d[i].id ? d[i] : lmoe_fill_like(t, w[i], 0.0), name);
+    }
+    return lmoe__trace_status(t);
+}
+
+lmoe_status lmoe__layer_trace(lmoe_trace *t, const lmoe__model *m, const lmoe__layer_shape *s)
+{
+    const int64_t dim[3] = {s->shape.batch, s->shape.seq, m->o.embed};
+    const char *axes = "batch seq embed";
+    set_sizes(t, m, &s->shape);
+    enter_inputs(t, &s->shape);
+    lmoe_tensor x = lmoe__trace_enter(t, LMOE_VALUE_INPUT, "in:x", t->dtype, axes, dim), y = x;
+    for (int i = 0; i < s->count; i++) {
+        t->layer = s->layers[i];
+        t->carry_count = 0;
+        t->scope = s->count == 1 ? "" : lmoe__arena_printf(t->graph->arena, "%d.", t->layer);
+        y = m->n_mixers ? mix(t, &m->mixers[0], y) : moe_ffn(t, m, y);
+    }
+    t->layer = -1;
+    lmoe__trace_result(t, y, lmoe__arena_printf(t->graph->arena, "out:y/%d", (int)dim[1]));
+    stat_results(t);
+    lmoe_tensor total = lmoe_absent();
+    if (s->shape.loss) {
+        lmoe_tensor dy = lmoe__trace_enter(t, LMOE_VALUE_INPUT, "in:dy", t->dtype, axes, dim);
+        total = lmoe_einsum(t, "b s e, b s e ->", y, dy);
+    }
+    for (int i = 0; i < t->n_losses; i++) {
+        lmoe_tensor aux = {t->losses[i].value};
+        char name[96];
+        snprintf(name, sizeof name, "aux:%s", t->losses[i].name);
+        lmoe__trace_result(t, aux, name);
+        if (s->shape.loss) total = lmoe_add(t, total, aux);
+    }
+    LMOE_TRY(lmoe__trace_status(t));
+    return s->shape.loss ? layer_backward(t, total, x) : LMOE_OK;
 }
 
 /* ---- weights ---- */

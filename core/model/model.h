@@ -49,8 +49,9 @@ typedef struct lmoe__model {
     lmoe__op_set ops; /* lmoe's and those of the plugins that the model uses */
 } lmoe__model;
 
-/* Reads [model], [layer X], [ffn], [router] and finds their classes. */
-lmoe_status lmoe__model_load(lmoe_ctx *ctx, lmoe__conf *conf, lmoe__registry *registry,
+/* Reads [model], [layer X], [ffn], [router] and finds their classes. mixers false: no [layer X], for
+ * who traces the feed-forward part alone. */
+lmoe_status lmoe__model_load(lmoe_ctx *ctx, lmoe__conf *conf, lmoe__registry *registry, bool mixers,
                              lmoe__model *m);
 void lmoe__model_free(lmoe__model *m);
 /* The class that [section] key names; a message begins with that place. */
@@ -79,6 +80,21 @@ lmoe_status lmoe__model_trace(lmoe_trace *t, const lmoe__model *m, const lmoe__m
 /* Adds "grad:NAME" results for every weight of the trace; with `add`, adds to the buffers of these
  * names instead. */
 lmoe_status lmoe__model_backward(lmoe_trace *t, lmoe_tensor total, bool add);
+
+/* One layer alone, or several of one class in a row (no norms, no residual stream): what
+ * `lmoe layer run` computes. */
+typedef struct lmoe__layer_shape {
+    lmoe__model_shape shape; /* loss: with the gradients of an output gradient */
+    const int *layers;       /* numbers of the layers, in order; x enters the first */
+    int count;
+} lmoe__layer_shape;
+
+/* y = mixer(x), or the mixture of experts of a model without mixers. Inputs: in:x, with `loss` in:dy
+ * (batch seq embed), and those of a model. Results: out:y/SEQ, as programs of several lengths may share a
+ * store; with `loss` out:dx and grad:NAME, the gradients of sum(y dy) + the sum of auxiliary
+ * losses; aux:..., stat:... . Weights are called as
+ * their layer calls them, behind "NUMBER." when there are several layers. */
+lmoe_status lmoe__layer_trace(lmoe_trace *t, const lmoe__model *m, const lmoe__layer_shape *s);
 
 /* Initial values of elements first ... first+n-1 of a weight, as f32 or f64 by its dtype, into host
  * memory. */

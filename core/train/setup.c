@@ -222,7 +222,8 @@ lmoe_status lmoe__setup_read(lmoe_ctx *ctx, lmoe__setup *s, const char *plugin_p
     s->arena = lmoe__arena_new();
     s->registry = lmoe__registry_new(plugin_path);
     LMOE_TRY(lmoe__options_fill(ctx, s->conf, "run", run_table, &s->run, s->arena));
-    LMOE_TRY(lmoe__model_load(ctx, s->conf, s->registry, &s->model));
+    bool mixers = !(needs & LMOE__SETUP_NO_MIXERS);
+    LMOE_TRY(lmoe__model_load(ctx, s->conf, s->registry, mixers, &s->model));
     LMOE_TRY(lmoe__options_fill(ctx, s->conf, "train", train_table, &s->train, s->arena));
     LMOE_TRY(lmoe__options_fill(ctx, s->conf, "alarm", alarm_table, &s->alarm, s->arena));
     if ((needs & LMOE__SETUP_DATA) || lmoe__conf_has(s->conf, "data")) {

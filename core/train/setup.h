@@ -53,8 +53,9 @@ typedef struct lmoe__setup {
     void *comm_options;
 } lmoe__setup;
 
-/* What of a run file is needed: `lmoe plan` works without data. */
-enum { LMOE__SETUP_DATA = 1 };
+/* What of a run file is needed: `lmoe plan` works without data, a feed-forward part alone without
+ * [layer X]. */
+enum { LMOE__SETUP_DATA = 1, LMOE__SETUP_NO_MIXERS = 2 };
 
 /* Reads everything; unknown keys and sections are refused. s->conf must be set. */
 lmoe_status lmoe__setup_read(lmoe_ctx *ctx, lmoe__setup *s, const char *plugin_path, int needs);
