@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * core/op/carry.h: what the carry ops (short_conv, scan_diag, attention) share: operands described
+ * core/op/carry.h: what the carry ops (short_conv, scan_diag, scan_delta, attention) share: operands described
  * by letters, as in axis rules; from these forms shapes are checked, results described and test
  * cases drawn.
  *
@@ -85,6 +85,11 @@ lmoe_status lmoe__scan_diag_grad_ref(const lmoe_args *a);
 lmoe_status lmoe__scan_diag_summary_ref(const lmoe_args *a);
 lmoe_status lmoe__scan_diag_grad_summary_ref(const lmoe_args *a);
 lmoe_status lmoe__scan_diag_combine_ref(const lmoe_args *a);
+lmoe_status lmoe__scan_delta_ref(const lmoe_args *a);
+lmoe_status lmoe__scan_delta_grad_ref(const lmoe_args *a);
+lmoe_status lmoe__scan_delta_summary_ref(const lmoe_args *a);
+lmoe_status lmoe__scan_delta_grad_summary_ref(const lmoe_args *a);
+lmoe_status lmoe__scan_delta_combine_ref(const lmoe_args *a);
 lmoe_status lmoe__attention_ref(const lmoe_args *a);
 lmoe_status lmoe__attention_grad_ref(const lmoe_args *a);
 lmoe_status lmoe__attention_summary_ref(const lmoe_args *a);

@@ -6,18 +6,20 @@
 
 #include "tests/op/call.h"
 
-enum { SCAN, CONV, ATTENTION, FAMILIES };
+enum { SCAN, CONV, ATTENTION, DELTA, FAMILIES };
 enum { RESETS = 1, SKIPS = 2, CARRY = 4, FLAGS = 8, VARIANTS = 4, RING = 40 };
 enum { FIRST = 4 }; /* attention: position of the first token; cached keys lie before it */
 
 static const lmoe_scan_diag_attrs scan_attrs = {0.7};
+static const lmoe_scan_delta_attrs delta_attrs = {0.7};
 static const lmoe_conv_attrs conv_attrs[2] = {{0}, {1}};
 static const lmoe_attention_attrs attention_attrs[VARIANTS] = {
     {0.6, 0}, {0.4, 0}, {0.9, 3}, {1, 7}};
 
-static const char *const op_names[FAMILIES] = {"scan_diag/1", "short_conv/1", "attention/1"};
+static const char *const op_names[FAMILIES] = {"scan_diag/1", "short_conv/1", "attention/1",
+                                               "scan_delta/1"};
 static const char *const grad_names[FAMILIES] = {"scan_diag_grad/1", "short_conv_grad/1",
-                                                 "attention_grad/1"};
+                                                 "attention_grad/1", "scan_delta_grad/1"};
 
 /* ---- scenes: calls with random operands; a variant is a form of decay, a kernel, a window ---- */
 
@@ -44,6 +46,35 @@ static inline void scan_scene(call *c, int variant, int64_t batch, int64_t seq, 
     flag_operands(c, 4, 5, k, flags, seed);
     if (flags & CARRY)
         operand(c, 6, LMOE_F64, "batch heads head_k head_v", m, LMOE_FILL_NORMAL, 0, 1, seed);
+}
+
+/* Variants: decay none, by head, by token, by channel; odd ones have b, the last two several steps. */
+static inline void delta_scene(call *c, int variant, int64_t batch, int64_t seq, int flags,
+                               uint64_t seed)
+{
+    static const char *const forms[VARIANTS] = {NULL, "heads", "batch seq heads",
+                                                "batch seq heads head_k"};
+    static const char *const axes[2][2] = {
+        {"batch seq heads head_k", "batch seq heads head_v"},
+        {"batch seq step heads head_k", "batch seq step heads head_v"}};
+    const int64_t q[] = {batch, seq, 2, 3}, m[] = {batch, 2, 3, 2};
+    int64_t dim[5] = {batch, seq, 2, 3};
+    int many = variant >= 2;
+    if (many) memcpy(dim + 2, (int64_t[]){variant, 2, 3}, 3 * sizeof *dim);
+    c->attrs = &delta_attrs;
+    operand(c, 0, LMOE_F64, "batch seq heads head_k", q, LMOE_FILL_NORMAL, 0, 1, seed);
+    for (int i = 1; i < 5; i++) {
+        dim[3 + many] = i == 2 ? 2 : 3;
+        if (i == 4 && variant % 2 == 0) continue;
+        operand(c, i, LMOE_F64, axes[many][i == 2], dim, LMOE_FILL_NORMAL, 0, i == 2 ? 1 : 0.4,
+                seed);
+    }
+    if (forms[variant])
+        operand(c, 5, LMOE_F64, forms[variant], variant == 1 ? q + 2 : q, LMOE_FILL_DECAY, 0, 0,
+                seed);
+    flag_operands(c, 6, 7, q, flags, seed);
+    if (flags & CARRY)
+        operand(c, 8, LMOE_F64, "batch heads head_k head_v", m, LMOE_FILL_NORMAL, 0, 1, seed);
 }
 
 static inline void conv_scene(call *c, int variant, int64_t batch, int64_t seq, int flags,
@@ -97,6 +128,7 @@ static inline call scene(int family, int variant, int64_t batch, int64_t seq, in
     uint64_t seed = (uint64_t)(((variant * 8 + flags) * 100 + seq) * 4 + batch);
     if (family == SCAN) scan_scene(&c, variant, batch, seq, flags, seed);
     if (family == CONV) conv_scene(&c, variant, batch, seq, flags, seed);
+    if (family == DELTA) delta_scene(&c, variant, batch, seq, flags, seed);
     if (family == ATTENTION) attention_scene(&c, variant, batch, seq, flags, seed);
     return c;
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * tests/op/test_ops_b.c: what the carry ops (scan_diag, short_conv, attention) promise, stated over
+ * tests/op/test_ops_b.c: what the carry ops (scan_diag, scan_delta, short_conv, attention) promise, stated over
  * their references: a sequence may be cut anywhere, by handing the carry on or by summaries; the
  * derivative is one; resets separate, skips remove, the future does not matter.
  */

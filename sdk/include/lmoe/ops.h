@@ -351,6 +351,36 @@ static inline lmoe_tensor lmoe_scan_diag_at(lmoe_trace *t, const char *file, int
 #define lmoe_scan_diag(t, q, k, v, decay, scale) \
     lmoe_scan_diag_at((t), LMOE_HERE, (q), (k), (v), (decay), (scale))
 
+/* ---- scan_delta/1: linear recurrence that erases before it writes: the delta rule and relatives
+ *   M_s = diag(exp(decay_s)) M_{s-1} + k_s v_s^T - b_s (a_s^T M_{s-1})      y_s = scale * M_s^T q_s
+ * b absent: b = k, so M_s = diag(exp(decay_s)) M_{s-1} + k_s (v_s - M_{s-1}^T a_s)^T. What is erased
+ * is read before the decay; to read after it, multiply a by exp(decay).
+ * q: (batch seq heads head_k), k, a, b: (batch seq heads head_k), v: (batch seq heads head_v)
+ *   -> y (batch seq heads head_v)
+ * A token may make several such steps: k, a, b (batch seq step heads head_k), v (batch seq step
+ * heads head_v). The decay acts in the first, y is read after the last.
+ * decay, logs <= 0 in the state dtype: absent (none) | (heads) | (batch seq heads) |
+ *   (batch seq heads head_k).
+ * carry: M (batch heads head_k head_v) in the state dtype.
+ * Summary of a segment, which turns M into p M + m: p (batch heads head_k head_i), and m.
+ * scan_delta_grad/1 (q, k, v, a, b, decay, reset, skip, dy, M in | dM out)
+ *   -> dq, dk, dv, da, db, ddecay | dM in */
+typedef struct lmoe_scan_delta_attrs {
+    double scale;
+} lmoe_scan_delta_attrs;
+
+static inline lmoe_tensor lmoe_scan_delta_at(lmoe_trace *t, const char *file, int line,
+                                             lmoe_tensor q, lmoe_tensor k, lmoe_tensor v,
+                                             lmoe_tensor a, lmoe_tensor b, lmoe_tensor decay,
+                                             double scale)
+{
+    lmoe_scan_delta_attrs o = {scale};
+    lmoe_tensor in[6] = {q, k, v, a, b, decay};
+    return lmoe_apply_at(t, file, line, "scan_delta/1", in, 6, &o, sizeof o, NULL, 0);
+}
+#define lmoe_scan_delta(t, q, k, v, a, b, decay, scale) \
+    lmoe_scan_delta_at((t), LMOE_HERE, (q), (k), (v), (a), (b), (decay), (scale))
+
 /* ---- attention/1: causal softmax attention
  * q: (batch seq heads head_k), k: (batch seq kv_heads head_k), v: (batch seq kv_heads head_v)
  *   -> y (batch seq heads head_v), lse (batch seq heads) in the state dtype
