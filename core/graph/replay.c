@@ -14,20 +14,18 @@ static lmoe_status collect(lmoe__plan *p, lmoe__step *s)
     const lmoe_buf *in = &s->args.in[0], *out = &s->args.out[0];
     const lmoe__mesh_comm *c = &p->comms[a->mesh];
     const lmoe_device *device = p->store->device;
-    size_t bytes = (size_t)lmoe_buf_count(in) * lmoe_dtype_bytes(in->dtype);
     bool host = strcmp(device->device, "cpu") == 0 || (c->comm->base.flags & LMOE_COMM_DEVICE);
-    lmoe_status status;
     if (!host)
         return lmoe_error(p->ctx, LMOE_E_UNSUPPORTED, "%s cannot exchange the memory of %s",
                           c->comm->base.name, device->base.name);
-    if (s->collective == 1) {
-        if (out->data != in->data) memcpy(out->data, in->data, bytes);
-        status = c->comm->all_reduce(c->handle, out->data, lmoe_buf_count(in), in->dtype, LMOE_SUM,
-                                     s->args.stream);
-    } else {
-        status = c->comm->all_gather(c->handle, in->data, out->data, lmoe_buf_count(in), in->dtype,
-                                     s->args.stream);
-    }
+    const lmoe_exchange e = {.size = sizeof e,
+                             .kind = s->collective == 1 ? LMOE_ALL_REDUCE : LMOE_ALL_GATHER,
+                             .dtype = in->dtype,
+                             .send = in->data,
+                             .recv = out->data,
+                             .count = lmoe_buf_count(in),
+                             .stream = s->args.stream};
+    lmoe_status status = lmoe_exchange_run(c->comm, c->handle, &e);
     if (status != LMOE_OK)
         lmoe_error(p->ctx, status, "%s: %s", c->comm->base.name, c->comm->message(c->handle));
     return status;

@@ -27,8 +27,8 @@ SLOTS(device_slots, SLOT(lmoe_device, device), SLOT(lmoe_device, open), SLOT(lmo
       SLOT(lmoe_device, upload), SLOT(lmoe_device, download), SLOT(lmoe_device, zero),
       SLOT(lmoe_device, synchronize));
 SLOTS(comm_slots, SLOT(lmoe_comm, open), SLOT(lmoe_comm, close), SLOT(lmoe_comm, abort),
-      SLOT(lmoe_comm, split), SLOT(lmoe_comm, rank), SLOT(lmoe_comm, ranks),
-      SLOT(lmoe_comm, all_reduce), SLOT(lmoe_comm, all_gather), SLOT(lmoe_comm, message));
+      SLOT(lmoe_comm, split), SLOT(lmoe_comm, rank), SLOT(lmoe_comm, ranks), SLOT(lmoe_comm, start),
+      SLOT(lmoe_comm, wait), SLOT(lmoe_comm, test), SLOT(lmoe_comm, message));
 SLOTS(strategy_slots, SLOT(lmoe_strategy, place));
 
 static const lmoe__kind kinds[] = {

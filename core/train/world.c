@@ -40,7 +40,7 @@ lmoe_status lmoe__rank_any(lmoe__rank *r, bool *flag)
     float f = *flag ? 1 : 0;
     if (!r->world) return LMOE_OK;
     const lmoe_comm *c = r->setup->comm;
-    lmoe_status status = c->all_reduce(r->world, &f, 1, LMOE_F32, LMOE_MAX, NULL);
+    lmoe_status status = lmoe_all_reduce(c, r->world, &f, 1, LMOE_F32, LMOE_MAX, NULL);
     if (status != LMOE_OK)
         return lmoe_error(&r->ctx, status, "%s: %s", c->base.name, c->message(r->world));
     *flag = f > 0;
@@ -76,7 +76,7 @@ static lmoe_status live(rank_thread *t)
     const lmoe__setup *s = r->setup;
     lmoe__mesh mesh;
     lmoe__setup_place(s, r->rank, &mesh);
-    lmoe_comm_env env = {sizeof env, r->rank, s->world, t->group};
+    lmoe_comm_env env = {.size = sizeof env, .rank = r->rank, .ranks = s->world, .group = t->group};
     lmoe_status status = s->world > 1 ? s->comm->open(s->comm_options, &env, &r->world) : LMOE_OK;
     if (status != LMOE_OK)
         return lmoe_error(&r->ctx, status, "%s cannot be opened", s->comm->base.name);
@@ -101,7 +101,8 @@ static void *thread_main(void *arg)
 static void never_started(rank_thread *t, int error)
 {
     const lmoe__setup *s = t->rank.setup;
-    lmoe_comm_env env = {sizeof env, t->rank.rank, s->world, t->group};
+    lmoe_comm_env env = {
+        .size = sizeof env, .rank = t->rank.rank, .ranks = s->world, .group = t->group};
     t->rank.status = lmoe_error(&t->rank.ctx, LMOE_E_MEMORY,
                                 "the system gives no thread to rank %d of %d (%s); take a smaller "
                                 "[parallel] mesh, or raise the limits of processes and memory",

@@ -3,7 +3,8 @@
  * that whatever goes wrong ends every rank with a message. Links the plugin built with
  * -DLMOE_BUILTIN=comm_loop.
  */
-#include <lmoe/comm.h>
+#include "comm_exchange.h"
+
 #include <lmoe/plugin.h>
 
 #include <check.h>
@@ -50,7 +51,8 @@ static void *thread_main(void *p)
 {
     rank *r = p;
     const lmoe_comm *c = loop();
-    lmoe_comm_env env = {sizeof env, r->rank, r->w->ranks, r->w->group};
+    lmoe_comm_env env = {
+        .size = sizeof env, .rank = r->rank, .ranks = r->w->ranks, .group = r->w->group};
     if (c->open(NULL, &env, &r->comm) != LMOE_OK) {
         r->w->wrong++;
         return NULL;
@@ -214,7 +216,7 @@ static void reduce_all(rank *r)
                     element e = draw(dtype, r->rank, i);
                     memcpy(buf + (size_t)i * bytes, &e, bytes);
                 }
-                if (c->all_reduce(r->comm, counts[k] ? buf : NULL, counts[k], dtype, op, NULL))
+                if (lmoe_all_reduce(c, r->comm, counts[k] ? buf : NULL, counts[k], dtype, op, NULL))
                     r->w->wrong++;
                 for (int64_t i = 0; i < counts[k]; i++)
                     if (!is_reduction(buf, dtype, op, r->w->ranks, i)) r->w->wrong++;
@@ -258,8 +260,8 @@ static void add_halves(rank *r)
     uint16_t *all = malloc(65536 * 2), one[N_HALF_SUMS];
     for (unsigned i = 0; i < 65536; i++) all[i] = r->rank || i == 0x8000 ? 0 : (uint16_t)i;
     for (int i = 0; i < N_HALF_SUMS; i++) one[i] = r->rank ? half_sums[i].b : half_sums[i].a;
-    if (loop()->all_reduce(r->comm, all, 65536, LMOE_F16, LMOE_SUM, NULL)) r->w->wrong++;
-    if (loop()->all_reduce(r->comm, one, N_HALF_SUMS, LMOE_F16, LMOE_SUM, NULL)) r->w->wrong++;
+    if (lmoe_all_reduce(loop(), r->comm, all, 65536, LMOE_F16, LMOE_SUM, NULL)) r->w->wrong++;
+    if (lmoe_all_reduce(loop(), r->comm, one, N_HALF_SUMS, LMOE_F16, LMOE_SUM, NULL)) r->w->wrong++;
     for (unsigned i = 0; i < 65536; i++) {
         bool same = is_half_nan(i) ? is_half_nan(all[i]) : all[i] == (i == 0x8000 ? 0 : i);
         if (!same) r->w->wrong++;
@@ -282,7 +284,7 @@ static void reduce_nan(rank *r)
     for (int op = LMOE_SUM; op <= LMOE_MIN; op++) {
         float y[3];
         memcpy(y, x, sizeof y);
-        if (loop()->all_reduce(r->comm, y, 3, LMOE_F32, op, NULL)) r->w->wrong++;
+        if (lmoe_all_reduce(loop(), r->comm, y, 3, LMOE_F32, op, NULL)) r->w->wrong++;
         for (int i = 0; i < 3; i++)
             if (!isnan(y[i])) r->w->wrong++;
     }
@@ -310,7 +312,7 @@ static void gather_all(rank *r)
             unsigned char *mine = inplace ? recv + bytes * (size_t)r->rank : send;
             for (size_t i = 0; i < bytes; i++) mine[i] = (unsigned char)mixed(i * 8 + r->rank);
             recv[bytes * (size_t)r->w->ranks] = 77;
-            if (c->all_gather(r->comm, mine, recv, n, dtype, NULL)) r->w->wrong++;
+            if (lmoe_all_gather(c, r->comm, mine, recv, n, dtype, NULL)) r->w->wrong++;
             for (int32_t from = 0; from < r->w->ranks; from++)
                 for (size_t i = 0; i < bytes; i++)
                     if (recv[(size_t)from * bytes + i] != (unsigned char)mixed(i * 8 + from))
@@ -329,13 +331,27 @@ START_TEST(gathers)
 }
 END_TEST
 
+/* ---- every kind of exchange ---- */
+
+static void exchange_all(rank *r)
+{
+    r->w->wrong += comm_exchange_check(loop(), r->comm);
+}
+
+START_TEST(exchanges)
+{
+    world w;
+    run(&w, _i, exchange_all, NULL);
+}
+END_TEST
+
 /* ---- parts of the world ---- */
 
 /* Sum over a communicator of the world's rank numbers. */
 static int64_t sum_of_ranks(rank *r, void *comm)
 {
     int64_t x = r->rank;
-    if (loop()->all_reduce(comm, &x, 1, LMOE_I64, LMOE_SUM, NULL)) r->w->wrong++;
+    if (lmoe_all_reduce(loop(), comm, &x, 1, LMOE_I64, LMOE_SUM, NULL)) r->w->wrong++;
     return x;
 }
 
@@ -359,7 +375,7 @@ static void use_parts(rank *r)
         if (sum_of_ranks(r, alone) != r->rank) r->w->wrong++;
     }
     int32_t members[MAX_RANKS];
-    if (c->all_gather(half, &r->rank, members, 1, LMOE_I32, NULL)) r->w->wrong++;
+    if (lmoe_all_gather(c, half, &r->rank, members, 1, LMOE_I32, NULL)) r->w->wrong++;
     for (int32_t i = 0; i < size; i++)
         if (members[i] != color + 2 * (size - 1 - i)) r->w->wrong++;
     c->close(alone);
@@ -413,22 +429,22 @@ static void disagree(rank *r)
     const mismatch *m = r->w->arg;
     float buf[9] = {0}, all[8 * 4];
     void *sub;
-    if (c->all_reduce(r->comm, buf, 3, LMOE_F32, LMOE_SUM, NULL)) r->w->wrong++;
+    if (lmoe_all_reduce(c, r->comm, buf, 3, LMOE_F32, LMOE_SUM, NULL)) r->w->wrong++;
     if (r->rank == 2) {
         wait_for(&r->w->flag, 1);
         usleep(20000);
         switch (m->what) {
-        case 0: r->status = c->all_gather(r->comm, buf, all, 8, LMOE_F32, NULL); break;
+        case 0: r->status = lmoe_all_gather(c, r->comm, buf, all, 8, LMOE_F32, NULL); break;
         case 4: r->status = c->split(r->comm, 0, 0, &sub); break;
         default:
-            r->status =
-                c->all_reduce(r->comm, buf, 8 + (m->what == 1), m->what == 2 ? LMOE_I32 : LMOE_F32,
-                              m->what == 3 ? LMOE_MAX : LMOE_SUM, NULL);
+            r->status = lmoe_all_reduce(c, r->comm, buf, 8 + (m->what == 1),
+                                        m->what == 2 ? LMOE_I32 : LMOE_F32,
+                                        m->what == 3 ? LMOE_MAX : LMOE_SUM, NULL);
         }
     } else {
         if (r->rank == 0) r->w->flag = 1;
         if (r->rank % 2) wait_for(&r->w->flag, 3);
-        r->status = c->all_reduce(r->comm, buf, 8, LMOE_F32, LMOE_SUM, NULL);
+        r->status = lmoe_all_reduce(c, r->comm, buf, 8, LMOE_F32, LMOE_SUM, NULL);
     }
     r->w->flag++;
     if (c->split(r->comm, 0, 0, &sub) != LMOE_E_COMM || sub) r->w->wrong++; /* and from then on */
@@ -447,13 +463,13 @@ static void call_badly(rank *r)
     float x = 0;
     const int *how = r->w->arg;
     if (r->rank == 0) {
-        r->status = loop()->all_reduce(r->comm, &x, 1, LMOE_F32, LMOE_SUM, NULL);
+        r->status = lmoe_all_reduce(loop(), r->comm, &x, 1, LMOE_F32, LMOE_SUM, NULL);
         return;
     }
-    if (*how == 0) r->status = loop()->all_reduce(r->comm, NULL, 1, LMOE_F32, LMOE_SUM, NULL);
-    if (*how == 1) r->status = loop()->all_reduce(r->comm, &x, -1, LMOE_F32, LMOE_SUM, NULL);
-    if (*how == 2) r->status = loop()->all_gather(r->comm, &x, &x, 1, LMOE_NONE, NULL);
-    if (*how == 3) r->status = loop()->all_reduce(r->comm, &x, 1, LMOE_F32, 3, NULL);
+    if (*how == 0) r->status = lmoe_all_reduce(loop(), r->comm, NULL, 1, LMOE_F32, LMOE_SUM, NULL);
+    if (*how == 1) r->status = lmoe_all_reduce(loop(), r->comm, &x, -1, LMOE_F32, LMOE_SUM, NULL);
+    if (*how == 2) r->status = lmoe_all_gather(loop(), r->comm, &x, &x, 1, LMOE_NONE, NULL);
+    if (*how == 3) r->status = lmoe_all_reduce(loop(), r->comm, &x, 1, LMOE_F32, 3, NULL);
 }
 
 START_TEST(impossible_calls_are_refused)
@@ -474,7 +490,7 @@ static void be_aborted(rank *r)
         r->w->flag = 1;
     }
     if (r->rank == 2) wait_for(&r->w->flag, 1);
-    r->status = loop()->all_reduce(r->comm, &x, 1, LMOE_F32, LMOE_SUM, NULL);
+    r->status = lmoe_all_reduce(loop(), r->comm, &x, 1, LMOE_F32, LMOE_SUM, NULL);
 }
 
 START_TEST(abort_ends_all)
@@ -493,7 +509,7 @@ static void work_until_aborted(rank *r)
     for (int i = 0; r->status == LMOE_OK; i++) {
         double *x = malloc(4096 * sizeof *x);
         for (int k = 0; k < 4096; k++) x[k] = k;
-        r->status = loop()->all_reduce(r->comm, x, 4096, LMOE_F64, LMOE_SUM, NULL);
+        r->status = lmoe_all_reduce(loop(), r->comm, x, 4096, LMOE_F64, LMOE_SUM, NULL);
         for (int k = 0; r->status == LMOE_OK && k < 4096; k++)
             if (x[k] != (double)k * r->w->ranks) r->w->wrong++;
         free(x);
@@ -517,7 +533,7 @@ static void leave_early(rank *r)
 {
     float x[2] = {0};
     bool late = *(const int *)r->w->arg;
-    if (loop()->all_reduce(r->comm, x, 2, LMOE_F32, LMOE_SUM, NULL)) r->w->wrong++;
+    if (lmoe_all_reduce(loop(), r->comm, x, 2, LMOE_F32, LMOE_SUM, NULL)) r->w->wrong++;
     if (r->rank == 1) {
         if (!late) wait_for(&r->w->flag, 1);
         if (!late) usleep(20000);
@@ -529,7 +545,7 @@ static void leave_early(rank *r)
     if (r->rank == 0 && !late) r->w->flag = 1;
     if (r->rank == 2) wait_for(&r->w->flag, 3);
     if (late) wait_for(&r->w->flag, 2);
-    r->status = loop()->all_reduce(r->comm, x, 2, LMOE_F32, LMOE_SUM, NULL);
+    r->status = lmoe_all_reduce(loop(), r->comm, x, 2, LMOE_F32, LMOE_SUM, NULL);
     if (r->rank == 0) wait_for(&r->w->flag, 2);
     if (r->rank == 0) r->w->flag = 3;
 }
@@ -552,8 +568,9 @@ static void cross(rank *r)
     void *pair;
     float x = 0;
     if (loop()->split(r->comm, r->rank < 2, 0, &pair)) r->w->wrong++;
-    if (r->rank == 0) r->status = loop()->all_reduce(pair, &x, 1, LMOE_F32, LMOE_SUM, NULL);
-    if (r->rank > 0) r->status = loop()->all_gather(r->comm, &x, (float[3]){0}, 1, LMOE_F32, NULL);
+    if (r->rank == 0) r->status = lmoe_all_reduce(loop(), pair, &x, 1, LMOE_F32, LMOE_SUM, NULL);
+    if (r->rank > 0)
+        r->status = lmoe_all_gather(loop(), r->comm, &x, (float[3]){0}, 1, LMOE_F32, NULL);
     snprintf(r->message, sizeof r->message, "%s", loop()->message(r->rank ? r->comm : pair));
     loop()->close(pair);
     loop()->close(r->comm);
@@ -578,8 +595,8 @@ static void fail_in_a_part(rank *r)
     float x[2] = {0};
     if (loop()->split(r->comm, r->rank < 2, 0, &part)) r->w->wrong++;
     bool here = r->rank < 2;
-    r->status = loop()->all_reduce(here ? part : r->comm, x, r->rank == 1 ? 2 : 1, LMOE_F32,
-                                   LMOE_SUM, NULL);
+    r->status = lmoe_all_reduce(loop(), here ? part : r->comm, x, r->rank == 1 ? 2 : 1, LMOE_F32,
+                                LMOE_SUM, NULL);
     snprintf(r->message, sizeof r->message, "%s", loop()->message(here ? part : r->comm));
     loop()->close(part);
     loop()->close(r->comm);
@@ -600,7 +617,7 @@ START_TEST(opening_is_checked)
 {
     const lmoe_comm *c = loop();
     void *group, *a, *b = NULL;
-    lmoe_comm_env env = {sizeof env, 0, 2, NULL};
+    lmoe_comm_env env = {.size = sizeof env, .rank = 0, .ranks = 2, .group = NULL};
     float x = 0;
     ck_assert_int_ne(c->group_create(NULL, 0, &group), LMOE_OK);
     ck_assert_int_eq(c->group_create(NULL, 2, &group), LMOE_OK);
@@ -610,7 +627,7 @@ START_TEST(opening_is_checked)
     ck_assert_int_ne(c->open(NULL, &env, &b), LMOE_OK); /* a second time */
     ck_assert_ptr_nonnull(strstr(c->message(NULL), "once"));
     /* nobody waits for a rank that could not be opened */
-    ck_assert_int_eq(c->all_reduce(a, &x, 1, LMOE_F32, LMOE_SUM, NULL), LMOE_E_COMM);
+    ck_assert_int_eq(lmoe_all_reduce(c, a, &x, 1, LMOE_F32, LMOE_SUM, NULL), LMOE_E_COMM);
     ck_assert_ptr_nonnull(strstr(c->message(a), "rank 0 could not be opened"));
     c->close(a);
     c->group_destroy(group);
@@ -638,6 +655,7 @@ int main(void)
     tcase_add_test(c, halves_are_rounded);
     tcase_add_test(c, nan_is_not_lost);
     tcase_add_loop_test(c, gathers, 1, MAX_RANKS + 1);
+    tcase_add_loop_test(c, exchanges, 1, MAX_RANKS + 1);
     tcase_add_loop_test(c, parts, 1, MAX_RANKS + 1);
     tcase_add_test(c, equal_keys_keep_the_order);
     tcase_add_loop_test(c, disagreement_is_named_at_once, 0,

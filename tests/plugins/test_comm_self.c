@@ -2,7 +2,8 @@
  * tests/plugins/test_comm_self.c: class comm/self. Links the plugin built with
  * -DLMOE_BUILTIN=comm_self.
  */
-#include <lmoe/comm.h>
+#include "comm_exchange.h"
+
 #include <lmoe/plugin.h>
 
 #include <check.h>
@@ -16,7 +17,7 @@ static const lmoe_comm *self(void)
 
 static void *opened(void)
 {
-    lmoe_comm_env env = {sizeof env, 0, 1, NULL};
+    lmoe_comm_env env = {.size = sizeof env, .rank = 0, .ranks = 1, .group = NULL};
     void *comm;
     ck_assert_int_eq(self()->open(NULL, &env, &comm), LMOE_OK);
     return comm;
@@ -30,11 +31,11 @@ START_TEST(one_rank_exchanges_with_itself)
     ck_assert_int_eq(c->rank(comm), 0);
     ck_assert_int_eq(c->ranks(comm), 1);
     for (int op = LMOE_SUM; op <= LMOE_MIN; op++)
-        ck_assert_int_eq(c->all_reduce(comm, x, 3, LMOE_F32, op, NULL), LMOE_OK);
-    ck_assert_int_eq(c->all_gather(comm, x, y, 3, LMOE_F32, NULL), LMOE_OK);
+        ck_assert_int_eq(lmoe_all_reduce(c, comm, x, 3, LMOE_F32, op, NULL), LMOE_OK);
+    ck_assert_int_eq(lmoe_all_gather(c, comm, x, y, 3, LMOE_F32, NULL), LMOE_OK);
     ck_assert_mem_eq(y, ((float[]){1, -2, 3}), sizeof y);
-    ck_assert_int_eq(c->all_gather(comm, y, y, 3, LMOE_F32, NULL), LMOE_OK);
-    ck_assert_int_eq(c->all_gather(comm, NULL, NULL, 0, LMOE_F32, NULL), LMOE_OK);
+    ck_assert_int_eq(lmoe_all_gather(c, comm, y, y, 3, LMOE_F32, NULL), LMOE_OK);
+    ck_assert_int_eq(lmoe_all_gather(c, comm, NULL, NULL, 0, LMOE_F32, NULL), LMOE_OK);
     ck_assert_int_eq(c->split(comm, 3, 4, &part), LMOE_OK);
     ck_assert_int_eq(c->ranks(part), 1);
     c->close(part);
@@ -42,9 +43,17 @@ START_TEST(one_rank_exchanges_with_itself)
 }
 END_TEST
 
+START_TEST(exchanges)
+{
+    void *comm = opened();
+    ck_assert_int_eq(comm_exchange_check(self(), comm), 0);
+    self()->close(comm);
+}
+END_TEST
+
 START_TEST(more_ranks_are_refused)
 {
-    lmoe_comm_env env = {sizeof env, 0, 2, NULL};
+    lmoe_comm_env env = {.size = sizeof env, .rank = 0, .ranks = 2, .group = NULL};
     void *comm;
     ck_assert_int_eq(self()->open(NULL, &env, &comm), LMOE_E_CONFIG);
     ck_assert_ptr_nonnull(strstr(self()->message(NULL), "comm/loop"));
@@ -56,12 +65,12 @@ START_TEST(impossible_calls_are_refused)
     const lmoe_comm *c = self();
     void *comm = opened();
     float x = 0;
-    ck_assert_int_eq(c->all_reduce(comm, &x, -1, LMOE_F32, LMOE_SUM, NULL), LMOE_E_COMM);
+    ck_assert_int_eq(lmoe_all_reduce(c, comm, &x, -1, LMOE_F32, LMOE_SUM, NULL), LMOE_E_COMM);
     ck_assert_ptr_nonnull(strstr(c->message(comm), "negative"));
-    ck_assert_int_eq(c->all_reduce(comm, NULL, 1, LMOE_F32, LMOE_SUM, NULL), LMOE_E_COMM);
-    ck_assert_int_eq(c->all_reduce(comm, &x, 1, LMOE_NONE, LMOE_SUM, NULL), LMOE_E_COMM);
-    ck_assert_int_eq(c->all_reduce(comm, &x, 1, LMOE_F32, 3, NULL), LMOE_E_COMM);
-    ck_assert_int_eq(c->all_gather(comm, &x, NULL, 1, LMOE_F32, NULL), LMOE_E_COMM);
+    ck_assert_int_eq(lmoe_all_reduce(c, comm, NULL, 1, LMOE_F32, LMOE_SUM, NULL), LMOE_E_COMM);
+    ck_assert_int_eq(lmoe_all_reduce(c, comm, &x, 1, LMOE_NONE, LMOE_SUM, NULL), LMOE_E_COMM);
+    ck_assert_int_eq(lmoe_all_reduce(c, comm, &x, 1, LMOE_F32, 3, NULL), LMOE_E_COMM);
+    ck_assert_int_eq(lmoe_all_gather(c, comm, &x, NULL, 1, LMOE_F32, NULL), LMOE_E_COMM);
     ck_assert_ptr_nonnull(strstr(c->message(comm), "all_gather: a buffer is missing"));
     c->close(comm);
 }
@@ -73,7 +82,7 @@ START_TEST(abort_ends_it)
     void *comm = opened(), *part;
     float x = 0;
     c->abort(comm);
-    ck_assert_int_eq(c->all_reduce(comm, &x, 1, LMOE_F32, LMOE_SUM, NULL), LMOE_E_COMM);
+    ck_assert_int_eq(lmoe_all_reduce(c, comm, &x, 1, LMOE_F32, LMOE_SUM, NULL), LMOE_E_COMM);
     ck_assert_ptr_nonnull(strstr(c->message(comm), "aborted"));
     ck_assert_int_eq(c->split(comm, 0, 0, &part), LMOE_E_COMM);
     c->close(comm);
@@ -85,6 +94,7 @@ int main(void)
     Suite *suite = suite_create("comm_self");
     TCase *c = tcase_create("self");
     tcase_add_test(c, one_rank_exchanges_with_itself);
+    tcase_add_test(c, exchanges);
     tcase_add_test(c, more_ranks_are_refused);
     tcase_add_test(c, impossible_calls_are_refused);
     tcase_add_test(c, abort_ends_it);

@@ -116,7 +116,8 @@ static void *rank_main(void *p)
     void *world;
     lmoe__ctx_init(&ctx);
     lmoe__setup_place(s, a->rank, &mesh);
-    const lmoe_comm_env env = {sizeof env, a->rank, s->world, a->group};
+    const lmoe_comm_env env = {
+        .size = sizeof env, .rank = a->rank, .ranks = s->world, .group = a->group};
     must(&ctx, s->comm->open(s->comm_options, &env, &world));
     for (int i = 0; i < mesh.count; i++) {
         int color = 0, stride = 1;

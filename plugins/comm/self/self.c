@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * plugins/comm/self/self.c: class comm/self: the communicator of a run with one rank.
  */
-#include <lmoe/comm.h>
+#include <lmoe/exchange.h>
 #include <lmoe/plugin.h>
 
-#include <stdio.h>
+#include <stdbool.h>
 #include <stdlib.h>
 
 typedef struct comm {
@@ -13,8 +13,8 @@ typedef struct comm {
 } comm;
 
 static const char cannot_open[] =
-    "comm/self serves a run of one rank; with more ranks use comm = comm/loop, or a communicator "
-    "between processes";
+    "comm/self serves a run of one rank; with more ranks use comm = comm/loop, or comm/mpi for "
+    "processes";
 
 static lmoe_status open_alone(const void *options, const lmoe_comm_env *env, void **out)
 {
@@ -39,21 +39,14 @@ static lmoe_status fail(comm *c, const char *operation, const char *why)
     return LMOE_E_COMM;
 }
 
-/* What every operation needs: a communicator that goes on, and elements to work on. */
-static lmoe_status check(comm *c, const char *operation, const void *buf, int64_t count,
-                         lmoe_dtype dtype)
+static bool aborted(comm *c)
 {
-    if (__atomic_load_n(&c->aborted, __ATOMIC_ACQUIRE))
-        return fail(c, operation, "the communicator was aborted");
-    if (count < 0) return fail(c, operation, "the number of elements is negative");
-    if (lmoe_dtype_bytes(dtype) == 0) return fail(c, operation, "the dtype is unknown");
-    if (!buf && count > 0) return fail(c, operation, "a buffer is missing");
-    return LMOE_OK;
+    return __atomic_load_n(&c->aborted, __ATOMIC_ACQUIRE);
 }
 
 static lmoe_status split_alone(void *p, int32_t color, int32_t key, void **sub)
 {
-    LMOE_TRY(check(p, "split", NULL, 0, LMOE_F32));
+    if (aborted(p)) return fail(p, "split", "the communicator was aborted");
     *sub = calloc(1, sizeof(comm));
     return *sub ? LMOE_OK : fail(p, "split", "out of memory");
 }
@@ -68,19 +61,28 @@ static int32_t ranks_alone(void *p)
     return 1;
 }
 
-static lmoe_status all_reduce(void *p, void *buf, int64_t count, lmoe_dtype dtype, lmoe_reduce op,
-                              void *stream)
+/* What a rank sends is what it receives: complete when it is started. */
+static lmoe_status start(void *p, const lmoe_exchange *e, void **request)
 {
-    LMOE_TRY(check(p, "all_reduce", buf, count, dtype));
-    if (op < LMOE_SUM || op > LMOE_MIN) return fail(p, "all_reduce", "the reduction is unknown");
+    comm *c = p;
+    const char *problem = lmoe_exchange_problem(e, 0, 1);
+    *request = NULL;
+    if (aborted(c)) problem = "the communicator was aborted";
+    if (problem) return fail(c, lmoe_exchange_name(e), problem);
+    size_t bytes = (size_t)lmoe_exchange_receives(e, 1) * lmoe_dtype_bytes(e->dtype);
+    if (bytes > 0 && e->recv != e->send) memcpy(e->recv, e->send, bytes);
+    *request = c;
     return LMOE_OK;
 }
 
-static lmoe_status all_gather(void *p, const void *send, void *recv, int64_t count,
-                              lmoe_dtype dtype, void *stream)
+static lmoe_status wait_alone(void *p, void *request)
 {
-    LMOE_TRY(check(p, "all_gather", send && recv ? recv : NULL, count, dtype));
-    if (count > 0 && recv != send) memcpy(recv, send, (size_t)count * lmoe_dtype_bytes(dtype));
+    return LMOE_OK;
+}
+
+static lmoe_status test_alone(void *p, void *request, int32_t *done)
+{
+    *done = 1;
     return LMOE_OK;
 }
 
@@ -98,8 +100,9 @@ static const lmoe_comm comm_self = {
     .split = split_alone,
     .rank = rank_alone,
     .ranks = ranks_alone,
-    .all_reduce = all_reduce,
-    .all_gather = all_gather,
+    .start = start,
+    .wait = wait_alone,
+    .test = test_alone,
     .message = message,
 };
 
