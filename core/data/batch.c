@@ -101,22 +101,24 @@ static int64_t put_run(lmoe_ctx *ctx, const lmoe__data *d, lmoe__batch *b, int64
     bool more = r->first + n < r->end;
     labels[n - 1] = -1;
     if (more) lmoe__tokens_read(r->tokens, r->first + n, 1, &labels[n - 1]);
-    int64_t count = n - !more;
     for (int64_t i = 0; i < n + more; i++) {
         int32_t id = i < n ? tokens[i] : labels[n - 1];
         if (id < 0 || id >= d->vocab)
             return lmoe__tokens_refuse(ctx, r->tokens, r->first + i, d->vocab);
     }
+    lmoe__tokens_mask(r->tokens, r->first + 1, n - !more, labels);
     for (int64_t i = 0; i < n; i++) {
         b->positions[row * b->seq + at + i] = (int32_t)(at + i);
         b->document[row * b->seq + at + i] = (int32_t)at;
+        if (b->reset) b->reset[row * b->seq + at + i] = i == 0 && r->starts;
     }
-    if (b->reset) {
-        memset(b->reset + row * b->seq + at, 0, (size_t)n);
-        b->reset[row * b->seq + at] = r->starts;
+    int64_t count = 0;
+    for (int64_t i = 0; i < n; i++) {
+        if (labels[i] < 0) continue;
+        count++;
+        if (d->tokenizer)
+            b->bytes += (int64_t)d->tokenizer->decode(d->tokenizer, labels[i], NULL, 0);
     }
-    for (int64_t i = 0; d->tokenizer && i < count; i++)
-        b->bytes += (int64_t)d->tokenizer->decode(d->tokenizer, labels[i], NULL, 0);
     return count;
 }
 

@@ -12,6 +12,8 @@
 static const char usage[] =
     "usage: lmoe data prepare --in FILE ... --out PREFIX [--format text|jsonl] [--field NAME]\n"
     "                         [--end ID] [--tokenizer NAME]\n"
+    "       lmoe data prepare --task mqar --out PREFIX [--documents COUNT] [--length TOKENS]\n"
+    "                         [--pairs COUNT] [--vocab COUNT] [--seed NUMBER]\n"
     "       lmoe data peek PREFIX|FILE [--n COUNT] [--tokenizer NAME]\n"
     "       lmoe data verify PREFIX [--vocab COUNT]\n"
     "\n"
@@ -19,11 +21,16 @@ static const char usage[] =
     "reads\n"
     "too. A text file is one document; of JSON lines (the default for names that end in .jsonl)\n"
     "each line is one, its text in the field \"text\" or the one named. --end puts a token behind\n"
-    "each document. peek shows the first documents as text and ids. verify reads a pair to its\n"
-    "last token, and says the first thing that is wrong.\n";
+    "each document. --task mqar writes multi-query associative recall: pairs of key and value,\n"
+    "then each key again, whose value is all that is predicted. peek shows the first documents\n"
+    "as text and ids. verify reads a pair to its last token, and says the first thing that is\n"
+    "wrong.\n";
 
 typedef struct request {
     lmoe__prepare_options prepare;
+    lmoe__mqar_options mqar;
+    bool task;         /* mqar instead of texts */
+    const char *stray; /* an option that belongs to the task only; NULL: none */
     const char *path;
     int64_t n, vocab;
 } request;
@@ -47,9 +54,13 @@ enum { PREPARE = 1, PEEK = 2, VERIFY = 4 };
 static const struct option {
     const char *name;
     int commands;
-} options[] = {{"--in", PREPARE},    {"--out", PREPARE}, {"--format", PREPARE},
-               {"--field", PREPARE}, {"--end", PREPARE}, {"--tokenizer", PREPARE | PEEK},
-               {"--n", PEEK},        {"--vocab", VERIFY}};
+} options[] = {{"--in", PREPARE},     {"--out", PREPARE},
+               {"--format", PREPARE}, {"--field", PREPARE},
+               {"--end", PREPARE},    {"--tokenizer", PREPARE | PEEK},
+               {"--n", PEEK},         {"--vocab", PREPARE | VERIFY},
+               {"--task", PREPARE},   {"--documents", PREPARE},
+               {"--length", PREPARE}, {"--pairs", PREPARE},
+               {"--seed", PREPARE}};
 enum { OPTIONS = sizeof options / sizeof *options };
 
 static bool read_count(const char *text, int64_t least, int64_t *out)
@@ -73,7 +84,32 @@ static int unknown_option(const char *word, int command)
     return 2;
 }
 
-static int take_value(lmoe_ctx *ctx, request *q, const char *name, const char *value)
+/* The numbers of --task mqar. */
+static int take_task(request *q, const char *name, const char *value)
+{
+    lmoe__mqar_options *m = &q->mqar;
+    const struct {
+        const char *name;
+        int64_t *out;
+    } numbers[] = {{"--documents", &m->documents},
+                   {"--length", &m->length},
+                   {"--pairs", &m->pairs},
+                   {"--vocab", &m->vocab},
+                   {"--seed", &m->seed}};
+    if (strcmp(name, "--task") == 0) {
+        if (strcmp(value, "mqar") != 0) return bad_usage("--task is mqar, not ", value);
+        q->task = true;
+        return 0;
+    }
+    q->stray = name;
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
+        if (strcmp(name, numbers[i].name) == 0 && !read_count(value, 1, numbers[i].out))
+            return bad_usage("a number above 0 is needed, not ", value);
+    }
+    return 0;
+}
+
+static int take_value(lmoe_ctx *ctx, request *q, int command, const char *name, const char *value)
 {
     lmoe__prepare_options *p = &q->prepare;
     if (strcmp(name, "--out") == 0) {
@@ -92,6 +128,8 @@ static int take_value(lmoe_ctx *ctx, request *q, const char *name, const char *v
         if (!p->tokenizer) return told(ctx);
     } else if (strcmp(name, "--n") == 0) {
         if (!read_count(value, 1, &q->n)) return bad_usage("--n is a number above 0, not ", value);
+    } else if (command == PREPARE) {
+        return take_task(q, name, value);
     } else if (!read_count(value, 1, &q->vocab)) {
         return bad_usage("--vocab is a number above 0, not ", value);
     }
@@ -103,6 +141,8 @@ static int read_arguments(lmoe_ctx *ctx, int command, int argc, char **argv, req
 {
     *q = (request){.n = 3, .prepare = {.field = "text", .end = -1}};
     q->prepare.tokenizer = &lmoe__tokenizer_bytes;
+    q->mqar =
+        (lmoe__mqar_options){.documents = 10000, .length = 64, .pairs = 8, .vocab = 256, .seed = 1};
     for (int i = 0; i < argc; i++) {
         int k = 0;
         while (k < OPTIONS &&
@@ -121,7 +161,7 @@ static int read_arguments(lmoe_ctx *ctx, int command, int argc, char **argv, req
             q->prepare.in = argv + i + 1;
             while (i + 1 < argc && strncmp(argv[i + 1], "--", 2) != 0) i++, q->prepare.count++;
         } else {
-            int code = take_value(ctx, q, argv[i], argv[i + 1]);
+            int code = take_value(ctx, q, command, argv[i], argv[i + 1]);
             if (code) return code;
             i++;
         }
@@ -133,10 +173,16 @@ static int read_arguments(lmoe_ctx *ctx, int command, int argc, char **argv, req
 
 static int prepare(lmoe_ctx *ctx, const request *q)
 {
-    lmoe__prepare_result r;
-    if (!q->prepare.in) return bad_usage("prepare needs --in FILE ...", "");
+    lmoe__prepare_result r = {0};
+    lmoe__mqar_options mqar = q->mqar;
+    mqar.out = q->prepare.out;
+    if (!q->task && !q->prepare.in)
+        return bad_usage("prepare needs --in FILE ... or --task mqar", "");
+    if (!q->task && q->stray) return bad_usage("this belongs to --task mqar: ", q->stray);
+    if (q->task && q->prepare.in) return bad_usage("--task mqar reads no file, so not --in", "");
     if (!q->prepare.out) return bad_usage("prepare needs --out PREFIX", "");
-    if (lmoe__prepare(ctx, &q->prepare, &r) != LMOE_OK) return told(ctx);
+    if ((q->task ? lmoe__mqar(ctx, &mqar, &r) : lmoe__prepare(ctx, &q->prepare, &r)) != LMOE_OK)
+        return told(ctx);
     printf("%s.bin, %s.idx: %lld documents, %lld tokens", q->prepare.out, q->prepare.out,
            (long long)r.documents, (long long)r.tokens);
     if (r.empty) printf("; %lld documents without text left out", (long long)r.empty);

@@ -5,7 +5,7 @@
  *   tokens (tokens.c)         a token file, mapped: plain text, or a Megatron pair PREFIX.bin/.idx
  *   writer (writer.c)         makes such a pair
  *   data (data.c, batch.c)    which tokens are in row i of the run, and batches of rows
- *   cli_data.c, prepare.c     lmoe data prepare | peek | verify
+ *   cli_data.c, prepare.c, mqar.c   lmoe data prepare | peek | verify
  */
 #ifndef LMOE_CORE_DATA_H
 #define LMOE_CORE_DATA_H
@@ -42,7 +42,8 @@ const lmoe__tokenizer *lmoe__tokenizer_find(lmoe_ctx *ctx, const char *name);
  * endian, arrays not aligned:
  *   "MMIDIDX\0\0"  u64 version = 1  u8 dtype  u64 sequences  u64 documents + 1
  *   i32 length[sequences]  i64 byte offset[sequences]  i64 document[documents + 1]
- *   optionally i8 mode[sequences] (ignored)
+ *   optionally i8 mode[sequences]: the tokens of a sequence whose mode is not 0 are read but not
+ *   predicted; without modes all are predicted
  * document[k] is the first sequence of document k; the last entry is the number of sequences.
  * A text file is one document, a byte a token. */
 enum { LMOE__IDX_HEADER = 34 };
@@ -54,6 +55,7 @@ typedef struct lmoe__tokens {
     int code;      /* of the ids, as in the .idx; text: 1 (u8) */
     int64_t count; /* tokens */
     int64_t sequences, documents;
+    bool modes; /* the .idx has some */
 } lmoe__tokens;
 
 /* Opens a text file, a .bin or .idx file, or the PREFIX of a pair. The whole .idx is checked; ids
@@ -68,6 +70,8 @@ int64_t lmoe__document_of(const lmoe__tokens *t, int64_t i);
 /* Ids of tokens first ... first+n-1, which must exist. What does not fit into 31 bits becomes -1.
  */
 void lmoe__tokens_read(const lmoe__tokens *t, int64_t first, int64_t n, int32_t *ids);
+/* Tokens first ... first+n-1 as labels: those that are not predicted become -1. */
+void lmoe__tokens_mask(const lmoe__tokens *t, int64_t first, int64_t n, int32_t *labels);
 /* One id as it is in the file. */
 int64_t lmoe__token(const lmoe__tokens *t, int64_t i);
 const char *lmoe__tokens_dtype(const lmoe__tokens *t); /* "u16" */
@@ -89,6 +93,8 @@ lmoe_status lmoe__tokens_create(lmoe_ctx *ctx, const char *prefix, int64_t vocab
                                 lmoe__tokens_writer **out);
 /* More ids of the open document. LMOE_E_USAGE for an id that is not in the vocabulary. */
 lmoe_status lmoe__tokens_put(lmoe__tokens_writer *w, const int32_t *ids, int64_t n);
+/* What is put from now on is read but not predicted (context), or predicted, as at the beginning. */
+void lmoe__tokens_context(lmoe__tokens_writer *w, bool context);
 /* Ends the document; one without tokens is left out. */
 void lmoe__tokens_end_document(lmoe__tokens_writer *w);
 int64_t lmoe__tokens_written(const lmoe__tokens_writer *w, int64_t *documents);
@@ -151,7 +157,7 @@ int64_t lmoe__valid_windows(const lmoe__data *d);
 typedef struct lmoe__batch {
     int64_t batch, seq;
     int32_t *tokens;
-    int32_t *labels;    /* the next token of the same document; -1: none, does not count */
+    int32_t *labels;    /* the next token of the same document; -1: none, or not predicted */
     int32_t *positions; /* 0 ... seq-1 */
     int32_t *document;  /* position at which the token's document starts in this row */
     uint8_t *reset;     /* 1 at the first token of a document (not where one only goes on) */
@@ -184,5 +190,13 @@ typedef struct lmoe__prepare_result {
 } lmoe__prepare_result;
 
 lmoe_status lmoe__prepare(lmoe_ctx *ctx, const lmoe__prepare_options *o, lmoe__prepare_result *r);
+
+/* Multi-query associative recall (mqar.c). */
+typedef struct lmoe__mqar_options {
+    const char *out; /* prefix */
+    int64_t documents, length, pairs, vocab, seed;
+} lmoe__mqar_options;
+
+lmoe_status lmoe__mqar(lmoe_ctx *ctx, const lmoe__mqar_options *o, lmoe__prepare_result *r);
 
 #endif

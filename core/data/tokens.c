@@ -51,6 +51,11 @@ static int64_t document_sequence(const lmoe__tokens *t, int64_t k)
     return x;
 }
 
+static bool predicted(const lmoe__tokens *t, int64_t s)
+{
+    return t->idx.data[LMOE__IDX_HEADER + 12 * t->sequences + 8 * (t->documents + 1) + s] == 0;
+}
+
 /* ---- checks ---- */
 
 static __attribute__((format(printf, 3, 4))) lmoe_status damaged(lmoe_ctx *ctx, const char *path,
@@ -109,6 +114,7 @@ static lmoe_status check_header(lmoe_ctx *ctx, lmoe__tokens *t)
                        (unsigned long long)(size - rest + sequences));
     t->sequences = (int64_t)sequences;
     t->documents = (int64_t)indices - 1;
+    t->modes = rest != 0;
     return LMOE_OK;
 }
 
@@ -290,6 +296,33 @@ void lmoe__tokens_read(const lmoe__tokens *t, int64_t first, int64_t n, int32_t 
             int64_t x = lmoe__token(t, first + i);
             ids[i] = x < 0 || x > INT32_MAX ? -1 : (int32_t)x;
         }
+    }
+}
+
+/* The last sequence that starts at or before a token holds it: empty ones before it start there,
+ * too. */
+static int64_t sequence_of(const lmoe__tokens *t, int64_t i)
+{
+    int64_t low = 0, high = t->sequences, at = i * item_bytes(t);
+    while (high - low > 1) {
+        int64_t middle = low + (high - low) / 2;
+        if (sequence_offset(t, middle) <= at) {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    return low;
+}
+
+void lmoe__tokens_mask(const lmoe__tokens *t, int64_t first, int64_t n, int32_t *labels)
+{
+    if (!t->modes || n < 1) return;
+    int64_t s = sequence_of(t, first), end;
+    for (int64_t i = 0; i < n; i = end, s++) {
+        end = (sequence_offset(t, s) / item_bytes(t)) + sequence_length(t, s) - first;
+        if (end > n) end = n;
+        for (int64_t k = i; k < end && !predicted(t, s); k++) labels[k] = -1;
     }
 }
 

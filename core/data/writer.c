@@ -18,6 +18,9 @@ struct lmoe__tokens_writer {
     int64_t tokens;
     int32_t *lengths;
     int64_t sequences, cap_sequences;
+    uint8_t *modes; /* of the sequences: 1 context, 0 predicted */
+    int64_t n_modes, cap_modes;
+    bool context, any_context;
     int64_t *documents; /* first sequence of each, and the end */
     int64_t indices, cap_indices;
 };
@@ -76,7 +79,15 @@ static void end_sequence(lmoe__tokens_writer *w)
 {
     if (w->open == 0) return;
     LMOE_PUSH(w->lengths, w->sequences, w->cap_sequences, w->open);
+    LMOE_PUSH(w->modes, w->n_modes, w->cap_modes, w->context);
+    w->any_context |= w->context;
     w->open = 0;
+}
+
+void lmoe__tokens_context(lmoe__tokens_writer *w, bool context)
+{
+    if (context != w->context) end_sequence(w);
+    w->context = context;
 }
 
 lmoe_status lmoe__tokens_put(lmoe__tokens_writer *w, const int32_t *ids, int64_t n)
@@ -135,6 +146,7 @@ static void write_idx(const lmoe__tokens_writer *w, FILE *f)
         offset += (int64_t)w->lengths[s] * w->item;
     }
     put(f, w->documents, sizeof *w->documents * (size_t)w->indices);
+    if (w->any_context) put(f, w->modes, (size_t)w->n_modes);
 }
 
 /* 0, or what errno should say. The stream is closed in any case. */
@@ -207,6 +219,7 @@ void lmoe__tokens_discard(lmoe__tokens_writer *w)
     free(w->bin_old);
     free(w->idx_old);
     free(w->lengths);
+    free(w->modes);
     free(w->documents);
     free(w);
 }
