@@ -948,7 +948,12 @@ START_TEST(command_lines_that_cannot_be_used)
     expect_command("prepare --in a --out", 2, "nothing after --out");
     expect_command("prepare --in a --in b --out t", 2, "one --in");
     expect_command("prepare --im a --out t", 2, "did you mean --in?");
-    expect_command("prepare --in a --out t --vocab 3", 2, "there is no option --vocab");
+    expect_command("peek a --vocab 3", 2, "there is no option --vocab");
+    expect_command("prepare --in a --out t --vocab 3", 2, "belongs to --task mqar: --vocab");
+    expect_command("prepare --task mqra --out t", 2, "--task is mqar, not mqra");
+    expect_command("prepare --task mqar --in a --out t", 2, "reads no file");
+    expect_command("prepare --task mqar --out t --pairs 0", 2, "not 0");
+    expect_command("prepare --task mqar --out t --pairs 17", 2, "even length of 68");
     expect_command("prepare --in a --out t --format json", 2, "not json");
     expect_command("prepare --in a --out t --end -2", 2, "not -2");
     expect_command("prepare --in a --out t --tokenizer byte", 2, "did you mean \"bytes\"?");
