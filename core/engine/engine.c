@@ -13,6 +13,10 @@ lmoe_status lmoe__engine_init(lmoe__engine *e, lmoe_ctx *ctx, const lmoe__model 
     e->ctx = ctx;
     e->model = model;
     if (mesh) e->mesh = *mesh;
+    e->pipe_axis = -1;
+    for (int i = 0; i < e->mesh.count; i++) {
+        if (e->mesh.axis[i].strategy->stages && e->mesh.axis[i].ranks > 1) e->pipe_axis = i;
+    }
     e->device = device;
     e->dev = dev;
     e->dtype = dtype;
@@ -38,7 +42,7 @@ void lmoe__engine_free(lmoe__engine *e)
 
 /* ---- making programs ---- */
 
-static void remember_weights(lmoe__engine *e, const lmoe_trace *t)
+void lmoe__engine_remember_weights(lmoe__engine *e, const lmoe_trace *t)
 {
     if (e->weights) return;
     e->n_weights = t->n_weights;
@@ -79,14 +83,14 @@ static void note_layouts(lmoe__program *p, int axis, const lmoe__layout *layouts
     }
 }
 
-/* Strategies, outermost first; the graph is replaced by this rank's. */
+/* Strategies, outermost first; the graph is replaced by this rank's. A pipeline splits no values. */
 static lmoe_status apply_mesh(lmoe__engine *e, lmoe__program *p)
 {
     for (int i = 0; i < e->mesh.count; i++) {
         lmoe__graph *split = NULL;
         lmoe__layout *layouts = NULL;
         int n = 0;
-        if (e->mesh.axis[i].ranks == 1) continue;
+        if (e->mesh.axis[i].ranks == 1 || i == e->pipe_axis) continue;
         LMOE_TRY(
             lmoe__split(e->ctx, &e->model->ops, p->graph, &e->mesh.axis[i], &split, &layouts, &n));
         note_layouts(p, i, layouts, n);
@@ -97,9 +101,8 @@ static lmoe_status apply_mesh(lmoe__engine *e, lmoe__program *p)
     return LMOE_OK;
 }
 
-static lmoe_status finish(lmoe__engine *e, lmoe_trace *t, lmoe__program **out)
+lmoe_status lmoe__engine_localise(lmoe__engine *e, lmoe_trace *t, lmoe__program *p)
 {
-    lmoe__program *p = calloc(1, sizeof *p);
     p->graph = lmoe__trace_take_graph(t);
     list_inputs(p, e->arena, p->graph);
     p->n_carries = t->n_carry_slots;
@@ -108,12 +111,21 @@ static lmoe_status finish(lmoe__engine *e, lmoe_trace *t, lmoe__program **out)
         p->carries[i] = t->carry_slots[i];
         p->carries[i].name = lmoe__arena_strdup(e->arena, t->carry_slots[i].name);
     }
-    lmoe_status status = apply_mesh(e, p);
-    if (status == LMOE_OK)
-        status = lmoe__plan_new(e->ctx, p->graph, &e->store, e->mesh.comm, &p->plan);
+    return apply_mesh(e, p);
+}
+
+static void discard(lmoe__program *p)
+{
+    lmoe__plan_free(p->plan);
+    lmoe__graph_free(p->graph);
+    free(p);
+}
+
+lmoe_status lmoe__engine_lay_out(lmoe__engine *e, lmoe__program *p)
+{
+    lmoe_status status = lmoe__plan_new(e->ctx, p->graph, &e->store, e->mesh.comm, &p->plan);
     if (status != LMOE_OK) {
-        lmoe__graph_free(p->graph);
-        free(p);
+        discard(p);
         return status;
     }
     if (p->plan->arena_bytes > e->activation_bytes) e->activation_bytes = p->plan->arena_bytes;
@@ -122,6 +134,18 @@ static lmoe_status finish(lmoe__engine *e, lmoe_trace *t, lmoe__program **out)
     p->plan->eager = e->eager;
     p->plan->profile = e->profile;
     LMOE_PUSH(e->programs, e->n_programs, e->cap_programs, p);
+    return LMOE_OK;
+}
+
+static lmoe_status finish(lmoe__engine *e, lmoe_trace *t, lmoe__program **out)
+{
+    lmoe__program *p = calloc(1, sizeof *p);
+    lmoe_status status = lmoe__engine_localise(e, t, p);
+    if (status != LMOE_OK) {
+        discard(p);
+        return status;
+    }
+    LMOE_TRY(lmoe__engine_lay_out(e, p));
     *out = p;
     return LMOE_OK;
 }
@@ -133,7 +157,7 @@ lmoe_status lmoe__engine_program(lmoe__engine *e, lmoe__program_kind kind,
     lmoe_tensor total;
     lmoe__trace_init(&t, e->ctx, &e->model->ops, e->dtype);
     lmoe_status status = lmoe__model_trace(&t, e->model, shape, &total);
-    if (status == LMOE_OK) remember_weights(e, &t);
+    if (status == LMOE_OK) lmoe__engine_remember_weights(e, &t);
     if (status == LMOE_OK && (kind == LMOE__TRAIN_FIRST || kind == LMOE__TRAIN_NEXT))
         status = lmoe__model_backward(&t, total, kind == LMOE__TRAIN_NEXT);
     if (status == LMOE_OK) status = finish(e, &t, out);
@@ -147,7 +171,7 @@ lmoe_status lmoe__engine_layer_program(lmoe__engine *e, const lmoe__layer_shape 
     lmoe_trace t;
     lmoe__trace_init(&t, e->ctx, &e->model->ops, e->dtype);
     lmoe_status status = lmoe__layer_trace(&t, e->model, shape);
-    if (status == LMOE_OK) remember_weights(e, &t);
+    if (status == LMOE_OK) lmoe__engine_remember_weights(e, &t);
     if (status == LMOE_OK) status = finish(e, &t, out);
     lmoe__trace_free(&t);
     return status;
@@ -163,6 +187,29 @@ static lmoe_tensor enter_like(lmoe_trace *t, const char *prefix, const lmoe__wei
     return (lmoe_tensor){lmoe__graph_enter(t->graph, kind, name, &d)};
 }
 
+/* A weight's gradient; the sum over the ranks of the pipeline that have one, in rank order. */
+static lmoe_tensor enter_gradient(lmoe__engine *e, lmoe_trace *t, int weight)
+{
+    lmoe_tensor sum = lmoe_absent();
+    for (int r = 0; r < lmoe__engine_stage_ranks(e); r++) {
+        char name[320];
+        lmoe_desc d = e->weights[weight].desc;
+        d.dtype = e->dtype;
+        if (!lmoe__engine_holds(e, weight, r)) continue;
+        lmoe__engine_grad_of(name, sizeof name, e, weight, r);
+        lmoe_tensor part = {lmoe__graph_enter(t->graph, LMOE_VALUE_STATE, name, &d)};
+        sum = sum.id ? lmoe_add(t, sum, part) : part;
+    }
+    return sum;
+}
+
+static lmoe_tensor sum_over_stages(lmoe__engine *e, lmoe_trace *t, lmoe_tensor x)
+{
+    const lmoe__mesh_axis *a = &e->mesh.axis[e->pipe_axis];
+    lmoe_collective_attrs c = {.mesh = a->index, .rank = a->rank, .ranks = a->ranks};
+    return lmoe_apply_at(t, NULL, 0, "all_reduce/1", &x, 1, &c, sizeof c, NULL, 0);
+}
+
 lmoe_status lmoe__engine_update_program(lmoe__engine *e, const lmoe__optimiser *o,
                                         lmoe__program **out)
 {
@@ -175,16 +222,20 @@ lmoe_status lmoe__engine_update_program(lmoe__engine *e, const lmoe__optimiser *
     lmoe_tensor *grad = LMOE_NEW_N(t.graph->arena, lmoe_tensor, e->n_weights + 1);
     lmoe_tensor squares = lmoe_absent();
     for (int i = 0; i < e->n_weights; i++) {
-        grad[i] = enter_like(&t, "grad:", &e->weights[i], LMOE_VALUE_STATE, e->dtype);
+        if (!lmoe__engine_holds(e, i, lmoe__engine_stage_rank(e))) continue;
+        grad[i] = enter_gradient(e, &t, i);
+        if (lmoe__engine_owner(e, i) != lmoe__engine_stage_rank(e)) continue;
         lmoe_tensor s = lmoe_apply_at(&t, NULL, 0, "sum_squares/1", &grad[i], 1, NULL, 0, NULL, 0);
-        squares = i == 0 ? s : lmoe_add(&t, squares, s);
+        squares = squares.id ? lmoe_add(&t, squares, s) : s;
     }
+    if (e->pipe_axis >= 0) squares = sum_over_stages(e, &t, squares);
     lmoe_tensor norm = lmoe_map(&t, squares, LMOE_MAP_SQRT);
     lmoe__trace_result(&t, norm, "out:grad_norm");
     lmoe_dtype mean = o->state != LMOE_NONE ? o->state : state;
     bool rounded = lmoe_dtype_bytes(e->dtype) < lmoe_dtype_bytes(state); /* from a master */
     for (int i = 0; i < e->n_weights; i++) {
         const lmoe__weight *w = &e->weights[i];
+        if (!grad[i].id) continue; /* other ranks of the pipeline have it */
         lmoe_adamw_attrs a = {o->beta1, o->beta2, o->eps, o->weight_decay, o->clip};
         if (w->desc.rank < 2 || (w->flags & LMOE_PARAM_NO_DECAY)) a.weight_decay = 0;
         lmoe_tensor in[8] = {enter_like(&t, "", w, LMOE_VALUE_PARAM, e->dtype),
@@ -213,9 +264,7 @@ void lmoe__engine_drop(lmoe__engine *e, lmoe__program *p)
     for (int i = 0; i < e->n_programs; i++) {
         if (e->programs[i] == p) e->programs[i] = e->programs[--e->n_programs];
     }
-    lmoe__plan_free(p->plan);
-    lmoe__graph_free(p->graph);
-    free(p);
+    discard(p);
 }
 
 lmoe_status lmoe__engine_bind(lmoe__engine *e)

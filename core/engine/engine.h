@@ -63,6 +63,9 @@ typedef struct lmoe__engine {
     lmoe__program **programs;
     int n_programs, cap_programs;
     bool eager, profile;
+    int pipe_axis;    /* mesh axis of the pipeline, -1: none */
+    const bool *held; /* with a pipeline: [weight * its ranks + rank]: whether the rank's stages read
+                         the weight; NULL: every rank has all */
 } lmoe__engine;
 
 /* dev: opened device, not owned; NULL: sizes only, for `lmoe plan`. */
@@ -86,6 +89,26 @@ lmoe_status lmoe__engine_layer_program(lmoe__engine *e, const lmoe__layer_shape 
 lmoe_status lmoe__engine_update_program(lmoe__engine *e, const lmoe__optimiser *o,
                                         lmoe__program **out);
 void lmoe__engine_drop(lmoe__engine *e, lmoe__program *p);
+/* The two halves of making a program, for pipeline.c, which cuts the graph in between. The first
+ * takes the trace's graph and makes it this rank's; `p` is the caller's. The second lays the graph
+ * out in memory and owns the program from then on, with its graph; on failure it frees both. */
+lmoe_status lmoe__engine_localise(lmoe__engine *e, lmoe_trace *t, lmoe__program *p);
+lmoe_status lmoe__engine_lay_out(lmoe__engine *e, lmoe__program *p);
+/* Makes the list of weights, unless it is there. */
+void lmoe__engine_remember_weights(lmoe__engine *e, const lmoe_trace *t);
+
+/* ---- a pipeline's weights: some ranks of its axis have a weight, the first of them owns it: it
+ * counts the weight in norms and gives it to checkpoints. Without a pipeline, all ranks have all,
+ * and the rank itself is the owner. */
+bool lmoe__engine_holds(const lmoe__engine *e, int weight, int rank);
+int lmoe__engine_owner(const lmoe__engine *e, int weight);
+/* This rank's place on the pipeline's axis; 0 without one. */
+int lmoe__engine_stage_rank(const lmoe__engine *e);
+int lmoe__engine_stage_ranks(const lmoe__engine *e);
+/* The buffer in which this rank receives rank `from`'s part of a gradient: what several ranks of a
+ * pipeline hold, they sum before the update. */
+const char *lmoe__engine_grad_of(char *buf, size_t n, const lmoe__engine *e, int weight, int from);
+
 /* After the programs are made and before the first replay: allocates what they share. */
 lmoe_status lmoe__engine_bind(lmoe__engine *e);
 /* Writes initial weights: 16-bit ones are roundings of their masters, if there are any. */

@@ -194,6 +194,7 @@ typedef struct lmoe__mesh_axis {
     int index;        /* in the mesh */
     int rank, ranks;  /* this rank's place on it */
     const lmoe_strategy *strategy;
+    const void *options; /* of the strategy */
 } lmoe__mesh_axis;
 
 /* How a value that enters or leaves lies over one mesh axis; the data loop and checkpoints need it.

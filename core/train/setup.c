@@ -176,6 +176,7 @@ static lmoe_status add_axis(lmoe_ctx *ctx, lmoe__setup *s, const parallel_option
     if (s->n_axes == LMOE__MAX_MESH)
         return lmoe_error(ctx, LMOE_E_CONFIG, "%s: [parallel] mesh has too many axes", where);
     s->axis_name[s->n_axes] = axis_names[which];
+    LMOE_TRY(fill_class(ctx, s, name, c, &s->axis_options[s->n_axes])); /* in [pp] and the like */
     s->axis_size[s->n_axes] = size;
     s->axis_strategy[s->n_axes++] = (const lmoe_strategy *)c;
     s->world *= size;
@@ -284,6 +285,7 @@ void lmoe__setup_place(const lmoe__setup *s, int rank, lmoe__mesh *mesh)
         a->ranks = s->axis_size[i];
         a->rank = rank % a->ranks;
         a->strategy = s->axis_strategy[i];
+        a->options = s->axis_options[i];
         rank /= a->ranks;
     }
 }

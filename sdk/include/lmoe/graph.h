@@ -64,6 +64,31 @@ typedef struct lmoe_graph_api {
     lmoe_status (*fail)(lmoe_graph *g, lmoe_status status, const char *format, ...);
 } lmoe_graph_api;
 
+/* ---- pipelines ---- */
+
+typedef struct lmoe_stages {
+    size_t size;
+    int32_t ranks;  /* of the mesh axis */
+    int32_t layers; /* of the model, at least 1 */
+    /* FLOPs of a forward pass: of each layer, and of what goes with the first and the last one */
+    const double *cost;
+    double cost_before, cost_after;
+    /* answer */
+    int32_t chunks;    /* stages on each rank; ranks * chunks stages in all, at most `layers` */
+    int32_t *count;    /* room for `layers` entries: how many layers each stage has, at least 1 */
+    char message[400]; /* with a status that is not LMOE_OK: why, and what would work */
+} lmoe_stages;
+
+typedef struct lmoe_pipeline {
+    size_t size;
+    int32_t ranks, chunks, micro_batches;
+} lmoe_pipeline;
+
+typedef struct lmoe_stage_action {
+    int32_t backward; /* 0: forward pass, 1: backward pass */
+    int32_t chunk, micro_batch;
+} lmoe_stage_action;
+
 #define LMOE_KIND_STRATEGY "lmoe.strategy/0"
 
 typedef struct lmoe_strategy {
@@ -81,6 +106,17 @@ typedef struct lmoe_strategy {
      * with the carry that this rank starts with. NULL: this strategy does not split seq. */
     lmoe_status (*carry)(const lmoe_graph_api *api, lmoe_graph *g, const lmoe_site *site,
                          lmoe_value *carry);
+    /* A pipeline: the axis cuts the layers into stages instead of splitting values, after all other
+     * axes' strategies, and nothing but these two is asked. A stage is some consecutive layers;
+     * stages are numbered in the order of layers, and stage s is chunk s / ranks of rank s % ranks.
+     * What lies before the first layer belongs to the first stage, norm, head and loss to the last.
+     * Both NULL: no pipeline. */
+    lmoe_status (*stages)(const void *options, lmoe_stages *out);
+    /* The order of one rank's work: out[0 .. 2 * chunks * micro_batches) has each forward and each
+     * backward pass once, those of one kind and chunk in the order of micro-batches. Which of them
+     * may not run before which is the core's knowledge: it refuses orders that stand still. */
+    lmoe_status (*schedule)(const void *options, const lmoe_pipeline *pipeline, int32_t rank,
+                            lmoe_stage_action *out);
 } lmoe_strategy;
 
 /* ---- what most strategies share ---- */
