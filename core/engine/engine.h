@@ -63,8 +63,9 @@ typedef struct lmoe__engine {
     lmoe__program **programs;
     int n_programs, cap_programs;
     bool eager, profile;
-    int pipe_axis;    /* mesh axis of the pipeline, -1: none */
-    const bool *held; /* with a pipeline: [weight * its ranks + rank]: whether the rank's stages read
+    int pipe_axis; /* mesh axis of the pipeline, -1: none */
+    const bool
+        *held; /* with a pipeline: [weight * its ranks + rank]: whether the rank's stages read
                          the weight; NULL: every rank has all */
 } lmoe__engine;
 

@@ -24,11 +24,12 @@ static int unit_of(const schedule *s, int rank, const lmoe_stage_action *a)
 static lmoe_status wrong(const schedule *s, int rank, int i, const char *what)
 {
     const lmoe_stage_action *a = &s->actions[rank][i];
-    return lmoe_error(s->ctx, LMOE_E_CONFIG,
-                      "mesh axis '%s' (%s): the order of rank %d of %d is wrong: pass %d (%s, chunk "
-                      "%d, micro-batch %d) %s",
-                      s->axis->name, s->axis->strategy->base.name, rank, s->shape->ranks, i,
-                      a->backward ? "backward" : "forward", a->chunk, a->micro_batch, what);
+    return lmoe_error(
+        s->ctx, LMOE_E_CONFIG,
+        "mesh axis '%s' (%s): the order of rank %d of %d is wrong: pass %d (%s, chunk "
+        "%d, micro-batch %d) %s",
+        s->axis->name, s->axis->strategy->base.name, rank, s->shape->ranks, i,
+        a->backward ? "backward" : "forward", a->chunk, a->micro_batch, what);
 }
 
 /* Each pass once, and micro-batches in order. As many actions as passes, so none is left out. */
@@ -81,8 +82,9 @@ static lmoe_status try_out(const schedule *s, const double *cost, double *bubble
         left -= at[r] == s->n;
         end = fmax(end, clock[r]);
         if (at[r] < s->n && status == LMOE_OK)
-            status = wrong(s, r, at[r],
-                           "can never run: what it waits for stands behind passes that wait for it");
+            status =
+                wrong(s, r, at[r],
+                      "can never run: what it waits for stands behind passes that wait for it");
     }
     for (int u = 0; u < 2 * s->stages; u++) busy += cost[u] * m;
     *bubble = end > 0 ? 1 - busy / (ranks * end) : 0;
@@ -96,7 +98,11 @@ lmoe_status lmoe__schedule(lmoe_ctx *ctx, lmoe__arena *arena, const lmoe__mesh_a
                            const lmoe_pipeline *shape, const double *cost,
                            lmoe_stage_action **actions, double *bubble)
 {
-    schedule s = {ctx, axis, shape, actions, shape->ranks * shape->chunks,
+    schedule s = {ctx,
+                  axis,
+                  shape,
+                  actions,
+                  shape->ranks * shape->chunks,
                   2 * shape->chunks * shape->micro_batches};
     for (int r = 0; r < shape->ranks; r++) {
         actions[r] = LMOE_NEW_N(arena, lmoe_stage_action, s.n);

@@ -68,6 +68,7 @@ static int kind_of_name(const lmoe__value *v, const char *name)
     if (strncmp(name, "adam_", 5) == 0) return LMOE__MEM_OPTIMISER;
     if (strncmp(name, "master:", 7) == 0) return LMOE__MEM_OPTIMISER;
     if (strncmp(name, "carry/", 6) == 0) return LMOE__MEM_CARRY;
+    if (strncmp(name, "save/", 5) == 0) return LMOE__MEM_ACTIVATION; /* of a pipeline's stage */
     return LMOE__MEM_INPUT;
 }
 

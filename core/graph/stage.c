@@ -32,9 +32,10 @@ size_t lmoe__stage_name(const char *name)
                                                                          : strlen(name);
 }
 
-const char *lmoe__cut_name(char *buf, size_t n, int stage, int slot, int32_t value)
+const char *lmoe__cut_name(char *buf, size_t n, const lmoe__cut *c, int stage, int slot,
+                           int32_t value)
 {
-    snprintf(buf, n, "save/%d/%d/%d", stage, slot, value);
+    snprintf(buf, n, "save/%s/%d/%d/%d", c->pass, stage, slot, value);
     return buf;
 }
 
@@ -257,13 +258,14 @@ static void find_needs(lmoe__cut *c)
 }
 
 lmoe_status lmoe__cut_new(lmoe_ctx *ctx, const lmoe__graph *g, const lmoe__stages *s,
-                          lmoe__cut **out)
+                          const char *pass, lmoe__cut **out)
 {
     lmoe__arena *arena = lmoe__arena_new();
     lmoe__cut *c = LMOE_NEW(arena, lmoe__cut);
     c->ctx = ctx;
     c->graph = g;
     c->arena = arena;
+    c->pass = pass;
     c->stages = s->count;
     c->unit = LMOE_NEW_N(arena, int32_t, g->n_nodes + 1);
     c->live = LMOE_NEW_N(arena, bool, g->n_nodes + 1);
@@ -324,9 +326,9 @@ static void take_node(taking *t, int node)
     for (int k = 0; k < n->n_out; k++) out[k] = from->values[n->out[k]].desc;
     lmoe__node like = *n; /* `forward` still tells that it is a backward node */
     like.in = in;
-    const lmoe__node *made = &t->g->nodes[lmoe__graph_append(t->g, &like, out)];
+    int made = lmoe__graph_append(t->g, &like, out);
     for (int k = 0; k < n->n_out; k++) {
-        if (n->out[k]) t->map[n->out[k]] = made->out[k];
+        if (n->out[k]) t->map[n->out[k]] = t->g->nodes[made].out[k];
     }
 }
 
@@ -341,7 +343,7 @@ static int32_t take_value(taking *t, int32_t v)
     } else if (repeats(t->c, x->node, t->stage)) {
         take_node(t, x->node);
     } else { /* made by another unit; what this one makes is in the map */
-        lmoe__cut_name(name, sizeof name, t->stage, t->slot, v);
+        lmoe__cut_name(name, sizeof name, t->c, t->stage, t->slot, v);
         t->map[v] = lmoe__graph_enter(t->g, LMOE_VALUE_STATE, name, &x->desc);
     }
     return t->map[v];
@@ -368,7 +370,7 @@ lmoe_status lmoe__cut_graph(const lmoe__cut *c, int unit, int slot, lmoe__graph 
         for (int k = 0; k < n->n_out; k++) {
             if (n->out[k] && needed_later(c, n->out[k]))
                 lmoe__graph_result(t.g, t.map[n->out[k]],
-                                   lmoe__cut_name(name, sizeof name, t.stage, slot, n->out[k]));
+                                   lmoe__cut_name(name, sizeof name, c, t.stage, slot, n->out[k]));
         }
     }
     for (int i = 0; i < from->n_results; i++) {

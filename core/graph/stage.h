@@ -8,7 +8,7 @@
  *
  * The cut takes a graph with all layers, to which every other mesh axis has been applied, and gives
  * each unit's graph. What one unit makes and another one needs leaves the first and enters the
- * second under a name, save/STAGE/SLOT/VALUE, a buffer of the stage that holds it: what the forward
+ * second under a name, save/PASS/STAGE/SLOT/VALUE, a buffer of the stage that holds it: what the forward
  * pass leaves for the backward pass of the same stage, and what is transferred from stage to stage.
  * A slot is a set of these buffers, for one micro-batch in flight.
  */
@@ -34,6 +34,7 @@ typedef struct lmoe__cut {
     lmoe_ctx *ctx;
     const lmoe__graph *graph; /* not owned */
     lmoe__arena *arena;
+    const char *pass; /* in the names of its buffers: "train" */
     int stages;
     int32_t *unit; /* of each node; LMOE__ANYWHERE */
     bool *live;    /* node is needed */
@@ -57,8 +58,9 @@ lmoe_status lmoe__stages_own_weights(lmoe_trace *t, const lmoe__stages *s);
 /* The length of a name without the @STAGE that it may have. */
 size_t lmoe__stage_name(const char *name);
 
+/* pass: a word for the names of buffers; it outlives the cut. */
 lmoe_status lmoe__cut_new(lmoe_ctx *ctx, const lmoe__graph *g, const lmoe__stages *s,
-                          lmoe__cut **out);
+                          const char *pass, lmoe__cut **out);
 void lmoe__cut_free(lmoe__cut *c); /* NULL is fine */
 lmoe_status lmoe__cut_graph(const lmoe__cut *c, int unit, int slot, lmoe__graph **out);
 /* The unit that a result leaves from. */
@@ -66,6 +68,7 @@ int lmoe__cut_result(const lmoe__cut *c, int result);
 /* used[stage]: whether a node of the stage reads the weight of this name. */
 void lmoe__cut_readers(const lmoe__cut *c, const char *weight, bool *used);
 /* The name of a value's buffer in a stage. */
-const char *lmoe__cut_name(char *buf, size_t n, int stage, int slot, int32_t value);
+const char *lmoe__cut_name(char *buf, size_t n, const lmoe__cut *c, int stage, int slot,
+                           int32_t value);
 
 #endif

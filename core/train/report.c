@@ -141,7 +141,7 @@ lmoe_status lmoe__report_open(lmoe__rank *r)
     if (r->rank != 0) return LMOE_OK;
     r->setup->device->info(r->dev, &info);
     p->peak_flops = info.peak_flops * r->setup->world;
-    p->flops_per_token = r->first->plan->flops * r->setup->world /
+    p->flops_per_token = r->flops * r->setup->world /
                          ((double)r->setup->train.batch / (double)r->setup->train.accumulate *
                           (double)r->setup->train.seq);
     p->terminal = isatty(STDOUT_FILENO);

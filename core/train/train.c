@@ -2,8 +2,8 @@
  * core/train/train.c: the step loop of one rank.
  *
  * A step: rows from the data, one replay of the training plan for each micro-batch, one of the
- * update plan. The loss is a sum over tokens times 1 / (tokens that count in the step), so
- * micro-batches simply add.
+ * update plan; with a pipeline, the passes of its schedule take the place of the former. The loss is
+ * a sum over tokens times 1 / (tokens that count in the step), so micro-batches simply add.
  */
 #include "core/train/train.h"
 
@@ -11,6 +11,26 @@
 #include <stdlib.h>
 
 /* ---- setting up ---- */
+
+static lmoe_status make_pipelines(lmoe__rank *r, const lmoe__model_shape *shape)
+{
+    int n = (int)r->setup->train.accumulate;
+    LMOE_TRY(lmoe__pipeline_new(&r->engine, shape, n, true, &r->pipe));
+    r->flops = r->pipe->flops / r->pipe->axis->ranks;
+    if (lmoe__valid_windows(&r->data) == 0) return LMOE_OK;
+    return lmoe__pipeline_new(&r->engine, shape, n, false, &r->pipe_eval);
+}
+
+static lmoe_status make_whole(lmoe__rank *r, const lmoe__model_shape *shape)
+{
+    lmoe__engine *e = &r->engine;
+    LMOE_TRY(lmoe__engine_program(e, LMOE__TRAIN_FIRST, shape, &r->first));
+    r->flops = r->first->plan->flops;
+    if (r->setup->train.accumulate > 1)
+        LMOE_TRY(lmoe__engine_program(e, LMOE__TRAIN_NEXT, shape, &r->next));
+    if (lmoe__valid_windows(&r->data) == 0) return LMOE_OK;
+    return lmoe__engine_program(e, LMOE__EVAL, shape, &r->eval);
+}
 
 static lmoe_status make_programs(lmoe__rank *r)
 {
@@ -20,11 +40,7 @@ static lmoe_status make_programs(lmoe__rank *r)
     const lmoe__optimiser o = lmoe__setup_optimiser(s);
     shape.resets = lmoe__data_has_starts(&r->data);
     e->eager = s->train.eager;
-    LMOE_TRY(lmoe__engine_program(e, LMOE__TRAIN_FIRST, &shape, &r->first));
-    if (s->train.accumulate > 1)
-        LMOE_TRY(lmoe__engine_program(e, LMOE__TRAIN_NEXT, &shape, &r->next));
-    if (lmoe__valid_windows(&r->data) > 0)
-        LMOE_TRY(lmoe__engine_program(e, LMOE__EVAL, &shape, &r->eval));
+    LMOE_TRY(e->pipe_axis >= 0 ? make_pipelines(r, &shape) : make_whole(r, &shape));
     LMOE_TRY(lmoe__engine_update_program(e, &o, &r->update));
     return lmoe__engine_bind(e);
 }
@@ -80,6 +96,8 @@ void lmoe__rank_free(lmoe__rank *r)
 {
     lmoe__report_close(r);
     lmoe__data_close(&r->data);
+    lmoe__pipeline_free(r->pipe);
+    lmoe__pipeline_free(r->pipe_eval);
     if (r->engine.arena) lmoe__engine_free(&r->engine);
     if (r->dev) r->setup->device->close(r->dev);
 }
@@ -101,19 +119,60 @@ static lmoe_status set_rows(lmoe__rank *r, lmoe__program *p, int64_t row, double
     return lmoe__program_set_scalar(e, p, "in:factor", factor);
 }
 
+typedef struct micro_batches {
+    lmoe__rank *r;
+    double factor;
+} micro_batches;
+
+static int64_t micro_rows(const lmoe__rank *r)
+{
+    return r->setup->train.batch / r->setup->train.accumulate;
+}
+
+static lmoe_status set_micro_batch(void *user, lmoe__program *p, int micro_batch)
+{
+    const micro_batches *m = user;
+    return set_rows(m->r, p, micro_batch * micro_rows(m->r), m->factor);
+}
+
+/* The first n micro-batches of the batch: through the pipeline; or through `first`, and `next` from
+ * the second one on. loss: their sum. */
+static lmoe_status run_micro_batches(lmoe__rank *r, lmoe__pipeline *pipe, lmoe__program *first,
+                                     lmoe__program *next, int64_t n, double factor, double *loss)
+{
+    micro_batches m = {r, factor};
+    *loss = 0;
+    if (pipe) return lmoe__pipeline_run(pipe, (int)n, set_micro_batch, &m, loss);
+    for (int64_t i = 0; i < n; i++) {
+        lmoe__program *p = i == 0 ? first : next;
+        double x = 0;
+        LMOE_TRY(set_micro_batch(&m, p, (int)i));
+        LMOE_TRY(lmoe__program_run(&r->engine, p));
+        lmoe__engine_read(&r->engine, "out:loss", &x, 1);
+        *loss += x;
+    }
+    return LMOE_OK;
+}
+
+static void set_eager(lmoe__rank *r, bool eager)
+{
+    if (r->pipe)
+        lmoe__pipeline_eager(r->pipe, eager);
+    else
+        r->first->plan->eager = eager;
+}
+
 /* The micro-batches of a step that was not finite are run once more, op by op, so that the message
  * can name the first bad op. */
 static lmoe_status find_nan(lmoe__rank *r, double factor, double loss, double norm)
 {
     const lmoe__train_options *t = &r->setup->train;
     char what[sizeof r->ctx.message] = "";
-    lmoe_status status = LMOE_OK;
-    r->first->plan->eager = true;
-    for (int64_t i = 0; i < t->accumulate && status == LMOE_OK; i++) {
-        status = set_rows(r, r->first, i * (t->batch / t->accumulate), factor);
-        if (status == LMOE_OK) status = lmoe__program_run(&r->engine, r->first);
-    }
-    r->first->plan->eager = r->engine.eager;
+    double again;
+    set_eager(r, true);
+    lmoe_status status =
+        run_micro_batches(r, r->pipe, r->first, r->first, t->accumulate, factor, &again);
+    set_eager(r, r->engine.eager);
     if (status != LMOE_OK && status != LMOE_E_NUMERIC) return status;
     if (status == LMOE_E_NUMERIC) memcpy(what, r->ctx.message, sizeof what);
     lmoe__ctx_clear(&r->ctx);
@@ -132,16 +191,7 @@ static lmoe_status train_step(lmoe__rank *r, lmoe__step_result *out)
     int64_t labels = lmoe__batch_fill(&r->ctx, &r->data, r->done * t->batch, &r->batch);
     if (labels < 0) return (lmoe_status)labels;
     double factor = labels > 0 ? 1.0 / (double)labels : 0;
-    int64_t rows = t->batch / t->accumulate;
-    out->loss = 0;
-    for (int64_t i = 0; i < t->accumulate; i++) {
-        lmoe__program *p = i == 0 ? r->first : r->next;
-        double loss = 0;
-        LMOE_TRY(set_rows(r, p, i * rows, factor));
-        LMOE_TRY(lmoe__program_run(e, p));
-        lmoe__engine_read(e, "out:loss", &loss, 1);
-        out->loss += loss;
-    }
+    LMOE_TRY(run_micro_batches(r, r->pipe, r->first, r->next, t->accumulate, factor, &out->loss));
     out->lr = lmoe__setup_lr(r->setup, r->done);
     LMOE_TRY(lmoe__program_set_scalar(e, r->update, "in:lr", out->lr));
     LMOE_TRY(lmoe__program_set_scalar(e, r->update, "in:step", (double)(r->done + 1)));
@@ -176,20 +226,20 @@ static lmoe_status poll_stop(lmoe__rank *r)
 static lmoe_status evaluate(lmoe__rank *r, int64_t tokens, lmoe__step_result *out)
 {
     const lmoe__train_options *t = &r->setup->train;
-    lmoe__engine *e = &r->engine;
-    int64_t windows = lmoe__valid_windows(&r->data), rows = t->batch / t->accumulate;
+    int64_t windows = lmoe__valid_windows(&r->data), rows = micro_rows(r);
+    int64_t most = r->pipe_eval ? t->accumulate : 1; /* micro-batches between looks for a signal */
     double sum = 0, count = 0, bytes = 0, start = lmoe__now();
     lmoe__batch b = r->batch;
-    b.batch = rows;
     if (tokens > 0 && tokens / t->seq < windows)
         windows = tokens / t->seq > 0 ? tokens / t->seq : 1;
-    for (int64_t w = 0; w < windows; w += rows) {
+    for (int64_t w = 0; w < windows; w += b.batch) {
+        int64_t n = (windows - w + rows - 1) / rows;
         double loss = 0;
+        if (n > most) n = most;
+        b.batch = n * rows;
         int64_t labels = lmoe__valid_fill(&r->ctx, &r->data, w, &b);
         if (labels < 0) return (lmoe_status)labels;
-        LMOE_TRY(set_rows(r, r->eval, 0, 1.0));
-        LMOE_TRY(lmoe__program_run(e, r->eval));
-        lmoe__engine_read(e, "out:loss", &loss, 1);
+        LMOE_TRY(run_micro_batches(r, r->pipe_eval, r->eval, r->eval, n, 1.0, &loss));
         sum += loss;
         count += (double)labels;
         bytes += (double)b.bytes;
@@ -216,7 +266,7 @@ static bool eval_due(const lmoe__rank *r)
 {
     const lmoe__train_options *t = &r->setup->train;
     bool due = r->done >= t->steps || (t->eval_every > 0 && r->done % t->eval_every == 0);
-    return r->eval && due;
+    return (r->eval || r->pipe_eval) && due;
 }
 
 /* What comes after step `done`: evaluation if it is time for one, and the report of both. An
@@ -225,7 +275,8 @@ static lmoe_status close_step(lmoe__rank *r, lmoe__step_result *out, bool late)
 {
     const lmoe__train_options *t = &r->setup->train;
     bool due = eval_due(r), all = late || r->done >= t->steps;
-    if (r->eval && (due || late) && !r->stop) LMOE_TRY(evaluate(r, all ? 0 : t->eval_tokens, out));
+    if ((r->eval || r->pipe_eval) && (due || late) && !r->stop)
+        LMOE_TRY(evaluate(r, all ? 0 : t->eval_tokens, out));
     r->owes_eval = due && r->stop;
     return r->owes_eval ? LMOE_OK : lmoe__report_step(r, out);
 }

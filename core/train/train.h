@@ -10,6 +10,7 @@
 #define LMOE_CORE_TRAIN_H
 
 #include "core/data/data.h"
+#include "core/engine/pipeline.h"
 #include "core/train/setup.h"
 
 /* What happened in a step. */
@@ -38,6 +39,9 @@ typedef struct lmoe__rank {
     void *dev;
     lmoe__engine engine;
     lmoe__program *first, *next, *eval, *update;
+    lmoe__pipeline *pipe,
+        *pipe_eval; /* instead of the first three, where the mesh has a pipeline */
+    double flops;   /* of this rank for a micro-batch */
     lmoe__data data;
     lmoe__batch batch;
     int64_t done;  /* steps */

@@ -274,7 +274,7 @@ static void check_layout(const layout *l, int ranks)
     fill_inputs(&whole);
     compute(&whole);
     for (int r = 0; r < ranks; r++) {
-        lmoe__mesh_axis axis = {"test", 0, r, ranks, &strategy};
+        lmoe__mesh_axis axis = {"test", 0, r, ranks, &strategy, NULL};
         lmoe__graph *part;
         lmoe_status status = lmoe__split(&whole.ctx, &set, g, &axis, &part, &placed[r], &n_placed);
         ck_assert_msg(status == LMOE_OK, "%s", whole.ctx.message);
