@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Computes what other people's code makes of small inputs, and stores it for tests/oracle/test_oracle.c.
 
-    python tests/oracle/oracle.py [WORD ...]      cases whose name holds one of the words; none: all
+    python tests/oracle/oracle.py [--out FOLDER] [WORD ...]    cases whose name holds one of the words; none: all
 
 Each file of cases/ has a function cases() that gives Case objects; each case becomes one file
 data/NAME.safetensors: inputs and weights in float32 (so that a computation in either dtype has the
@@ -138,7 +138,7 @@ def run(case):
     return arrays
 
 
-def store(case):
+def store(case, folder):
     metadata = {
         "class": case.cls,
         "oracle": case.oracle,
@@ -147,7 +147,7 @@ def store(case):
         "layers": case.layers,
         "precision": "f64" if case.dtype is torch.float64 else "f32",
     }
-    path = HERE / "data" / f"{case.name}.safetensors"
+    path = folder / f"{case.name}.safetensors"
     save_file(run(case), path, metadata=metadata)
     print(f"{path.stat().st_size:8d}  {case.name}", flush=True)
 
@@ -157,13 +157,15 @@ def main(words):
     sys.path.insert(0, str(HERE))
     torch.set_default_dtype(torch.float64)
     torch.set_num_threads(1)
-    names = set()
+    names, folder = set(), HERE / "data"
+    if words[:1] == ["--out"]:
+        folder, words = pathlib.Path(words[1]), words[2:]
     for path in sorted((HERE / "cases").glob("*.py")):
         for case in importlib.import_module("cases." + path.stem).cases():
             assert case.name not in names, f"{case.name} is there twice"
             names.add(case.name)
             if not words or any(w in case.name for w in words):
-                store(case)
+                store(case, folder)
 
 
 if __name__ == "__main__":
