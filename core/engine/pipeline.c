@@ -20,13 +20,13 @@ int lmoe__engine_stage_ranks(const lmoe__engine *e)
 
 bool lmoe__engine_holds(const lmoe__engine *e, int weight, int rank)
 {
-    return !e->held || e->held[weight * lmoe__engine_stage_ranks(e) + rank];
+    return !e->on_rank || e->on_rank[weight * lmoe__engine_stage_ranks(e) + rank];
 }
 
 int lmoe__engine_owner(const lmoe__engine *e, int weight)
 {
     int n = lmoe__engine_stage_ranks(e);
-    for (int r = 0; e->held && r < n; r++) {
+    for (int r = 0; e->on_rank && r < n; r++) {
         if (lmoe__engine_holds(e, weight, r)) return r;
     }
     return lmoe__engine_stage_rank(e);
@@ -47,12 +47,12 @@ static void note_holders(lmoe__pipeline *p)
     lmoe__engine *e = p->engine;
     int ranks = p->axis->ranks;
     bool *used = LMOE_NEW_N(e->arena, bool, p->stages.count);
-    bool *held = LMOE_NEW_N(e->arena, bool, e->n_weights *ranks + 1);
+    bool *on_rank = LMOE_NEW_N(e->arena, bool, e->n_weights *ranks + 1);
     for (int i = 0; i < e->n_weights; i++) {
         lmoe__cut_readers(p->cut, e->weights[i].name, used);
-        for (int s = 0; s < p->stages.count; s++) held[i * ranks + s % ranks] |= used[s];
+        for (int s = 0; s < p->stages.count; s++) on_rank[i * ranks + s % ranks] |= used[s];
     }
-    e->held = held;
+    e->on_rank = on_rank;
 }
 
 /* ---- which layers are in which stage ---- */
@@ -315,7 +315,7 @@ static lmoe_status make(lmoe__pipeline *p, const lmoe__model_shape *shape)
     LMOE_TRY(trace_whole(p, shape));
     LMOE_TRY(
         lmoe__cut_new(e->ctx, p->whole.graph, &p->stages, p->train ? "train" : "eval", &p->cut));
-    if (p->train || !e->held) note_holders(p);
+    if (p->train || !e->on_rank) note_holders(p);
     LMOE_TRY(choose_order(p));
     p->chunk = LMOE_NEW_N(p->cut->arena, lmoe__pipe_chunk, p->chunks);
     for (int i = 0; i < p->chunks; i++) LMOE_TRY(make_chunk(p, i));
