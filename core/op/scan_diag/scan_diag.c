@@ -2,25 +2,30 @@
  * core/op/scan_diag/scan_diag.c: linear recurrence with diagonal decay, its derivative, and what
  * sequence parallelism needs of both.
  *
- *   M_s = diag(exp(decay_s)) M_{s-1} + k_s v_s^T      y_s = scale M_s^T q_s
- *   G_s = diag(exp(decay_{s+1})) G_{s+1} + scale q_s dy_s^T                  G = dloss / dM
+ *   F_s(M) = diag(exp(decay_s)) M diag(exp(decay_v_s))     M_s = F_s(M_{s-1}) + k_s v_s^T
+ *   y_s = scale M_s^T q_s                                  G = dloss / dM
+ *   G_s = F_{s+1}(G_{s+1}) + scale q_s dy_s^T
  *   dq_s = scale M_s dy_s   dk_s = G_s v_s   dv_s = G_s^T k_s
- *   ddecay_s = exp(decay_s) rowsum(G_s * M_{s-1}), summed to decay's shape
+ *   ddecay_s = rowsum(G_s * F_s(M_{s-1})), summed to decay's shape     ddecay_v_s = columnsum
  *
  * Letters: b batch, s seq, h heads, k head_k, v head_v, r rank; (o) may be absent.
  *   scan_diag/1              q (b s h k), k (b s h k), v (b s h v), decay (o), reset (b s) (o),
- *                            skip (b s) (o), carry (b h k v) (o) -> y (b s h v), carry
+ *                            skip (b s) (o), carry (b h k v) (o), decay_v (b s h v) (o)
+ *                            -> y (b s h v), carry
  *   scan_diag_grad/1         q, k, v, decay, reset, skip, dy, carry: the forward op's, dcarry:
- *                            d(carry out) -> dq, dk, dv, ddecay, dcarry: d(carry in)
- *   scan_diag_summary/1      k, v, decay, reset, skip -> log_a (b h k), m (b h k v)
- *   scan_diag_grad_summary/1 q, decay, reset, skip, dy -> log_a (b h k), m (b h k v)
- *   scan_diag_combine/1      log_a (r b h k), m (r b h k v) -> carry (b h k v), both directions
+ *                            d(carry out), decay_v
+ *                            -> dq, dk, dv, ddecay, dcarry: d(carry in), ddecay_v
+ *   scan_diag_summary/1      k, v, decay, reset, skip, decay_v
+ *                            -> log_a (b h k), m (b h k v), log_c (b h v) if there is a decay_v
+ *   scan_diag_grad_summary/1 q, decay, reset, skip, dy, decay_v -> the same
+ *   scan_diag_combine/1      log_a (r b h k), m (r b h k v), log_c (r b h v) (o)
+ *                            -> carry (b h k v), both directions
  * decay (logs <= 0, f32 or f64): absent, none | (h) | (b s h) | (b s h k).
  *
  * reset at s: M is zeroed before token s, also if s is skipped. skip at s: M stays as it is, y_s
  * and the gradients of token s are 0. A log of -infinity forgets all. Kernels may treat a log below
- * -40 as a reset of that row of M; references just take exp. log_a is the sum of a segment's
- * decays, -infinity if it holds a reset.
+ * -40 as a reset of that row of M; references just take exp. log_a (log_c) is the sum of a
+ * segment's decays (of the values' channels), -infinity if it holds a reset.
  */
 #include "core/op/carry.h"
 
@@ -40,9 +45,10 @@ static const lmoe_port op_in[] = {{.name = "q"},
                                   {LMOE__RESET},
                                   {LMOE__SKIP},
                                   {.name = "carry", .flags = LMOE__CARRY_IN | STATE},
+                                  {.name = "decay_v", .flags = DECAY},
                                   {.name = NULL}};
 static const char *const op_forms[] = {"b s h k", "b s h k", "b s h v", "",
-                                       "b s: u8", "b s: u8", "b h k v"};
+                                       "b s: u8", "b s: u8", "b h k v", "b s h v"};
 static const lmoe_port op_out[] = {
     {.name = "y"}, {.name = "carry", .flags = LMOE_PORT_CARRY}, {.name = NULL}};
 
@@ -55,27 +61,41 @@ static const lmoe_port grad_in[] = {{.name = "q"},
                                     {.name = "dy"},
                                     {.name = "carry", .flags = LMOE__FORWARD_CARRY | STATE},
                                     {.name = "dcarry", .flags = LMOE__CARRY_IN | STATE},
+                                    {.name = "decay_v", .flags = DECAY},
                                     {.name = NULL}};
-static const char *const grad_forms[] = {"b s h k", "b s h k", "b s h v", "",       "b s: u8",
-                                         "b s: u8", "b s h v", "b h k v", "b h k v"};
+static const char *const grad_forms[] = {"b s h k", "b s h k", "b s h v", "",        "b s: u8",
+                                         "b s: u8", "b s h v", "b h k v", "b h k v", "b s h v"};
 static const lmoe_port grad_out[] = {{.name = "dq"},
                                      {.name = "dk"},
                                      {.name = "dv"},
                                      {.name = "ddecay"},
                                      {.name = "dcarry", .flags = LMOE_PORT_CARRY},
+                                     {.name = "ddecay_v"},
                                      {.name = NULL}};
 
-static const lmoe_port summary_in[] = {
-    {.name = "k"}, {.name = "v"}, {.name = "decay", .flags = DECAY},
-    {LMOE__RESET}, {LMOE__SKIP},  {.name = NULL}};
-static const char *const summary_forms[] = {"b s h k", "b s h v", "", "b s: u8", "b s: u8"};
-static const lmoe_port grad_summary_in[] = {{.name = "q"},  {.name = "decay", .flags = DECAY},
-                                            {LMOE__RESET},  {LMOE__SKIP},
-                                            {.name = "dy"}, {.name = NULL}};
-static const char *const grad_summary_forms[] = {"b s h k", "", "b s: u8", "b s: u8", "b s h v"};
-static const lmoe_port summary_out[] = {
-    {.name = "log_a", .flags = STATE}, {.name = "m", .flags = STATE}, {.name = NULL}};
-static const char *const combine_forms[] = {"r b h k", "r b h k v"};
+static const lmoe_port summary_in[] = {{.name = "k"},
+                                       {.name = "v"},
+                                       {.name = "decay", .flags = DECAY},
+                                       {LMOE__RESET},
+                                       {LMOE__SKIP},
+                                       {.name = "decay_v", .flags = DECAY},
+                                       {.name = NULL}};
+static const char *const summary_forms[] = {"b s h k", "b s h v", "",
+                                            "b s: u8", "b s: u8", "b s h v"};
+static const lmoe_port grad_summary_in[] = {{.name = "q"},
+                                            {.name = "decay", .flags = DECAY},
+                                            {LMOE__RESET},
+                                            {LMOE__SKIP},
+                                            {.name = "dy"},
+                                            {.name = "decay_v", .flags = DECAY},
+                                            {.name = NULL}};
+static const char *const grad_summary_forms[] = {"b s h k", "",        "b s: u8",
+                                                 "b s: u8", "b s h v", "b s h v"};
+static const lmoe_port summary_out[] = {{.name = "log_a", .flags = STATE},
+                                        {.name = "m", .flags = STATE},
+                                        {.name = "log_c", .flags = DECAY},
+                                        {.name = NULL}};
+static const char *const combine_forms[] = {"r b h k", "r b h k v", "r b h v"};
 static const lmoe_port combine_out[] = {{.name = "carry"}, {.name = NULL}};
 
 /* ---- shapes ---- */
@@ -129,7 +149,19 @@ static lmoe_status grad_shape(lmoe_trace *t, const void *attrs, const lmoe_desc 
     LMOE_TRY(bind(t, &l, grad_in, grad_forms, 3, in, n_in));
     for (int i = 0; i < 4; i++) out[i] = in[i];
     state_desc(l, lmoe__state_dtype_of(in, n_in), "b h k v", &out[4]);
+    out[5] = *lmoe__desc_at(in, n_in, 9);
     return LMOE_OK;
+}
+
+/* log_a, m and, if the values decay, log_c */
+static void summary_descs(const lmoe__letters *l, const lmoe_desc *in, int n_in, lmoe_desc *out)
+{
+    lmoe_dtype dtype = lmoe__state_dtype_of(in, n_in);
+    bool values = lmoe__desc_at(in, n_in, 5)->dtype != LMOE_NONE;
+    state_desc(*l, dtype, "b h k", &out[0]);
+    state_desc(*l, dtype, "b h k v", &out[1]);
+    memset(&out[2], 0, sizeof out[2]);
+    if (values) state_desc(*l, dtype, "b h v", &out[2]);
 }
 
 static lmoe_status summary_shape(lmoe_trace *t, const void *attrs, const lmoe_desc *in, int n_in,
@@ -137,8 +169,7 @@ static lmoe_status summary_shape(lmoe_trace *t, const void *attrs, const lmoe_de
 {
     lmoe__letters l;
     LMOE_TRY(bind(t, &l, summary_in, summary_forms, 2, in, n_in));
-    state_desc(l, lmoe__state_dtype_of(in, n_in), "b h k", &out[0]);
-    state_desc(l, lmoe__state_dtype_of(in, n_in), "b h k v", &out[1]);
+    summary_descs(&l, in, n_in, out);
     return LMOE_OK;
 }
 
@@ -147,8 +178,7 @@ static lmoe_status grad_summary_shape(lmoe_trace *t, const void *attrs, const lm
 {
     lmoe__letters l;
     LMOE_TRY(bind(t, &l, grad_summary_in, grad_summary_forms, 1, in, n_in));
-    state_desc(l, lmoe__state_dtype_of(in, n_in), "b h k", &out[0]);
-    state_desc(l, lmoe__state_dtype_of(in, n_in), "b h k v", &out[1]);
+    summary_descs(&l, in, n_in, out);
     return LMOE_OK;
 }
 
@@ -177,9 +207,9 @@ static const lmoe_carry op_carry = {.size = sizeof(lmoe_carry),
                                     .out = 1,
                                     .shape = carry_shape,
                                     .summary = "scan_diag_summary/1",
-                                    .n_summary_in = 5,
-                                    .summary_in = {1, 2, 3, 4, 5},
-                                    .n_summary = 2,
+                                    .n_summary_in = 6,
+                                    .summary_in = {1, 2, 3, 4, 5, 7},
+                                    .n_summary = 3,
                                     .combine = "scan_diag_combine/1"};
 static const lmoe_carry grad_carry = {.size = sizeof(lmoe_carry),
                                       .count = 1,
@@ -188,9 +218,9 @@ static const lmoe_carry grad_carry = {.size = sizeof(lmoe_carry),
                                       .reverse = 1,
                                       .shape = carry_shape,
                                       .summary = "scan_diag_grad_summary/1",
-                                      .n_summary_in = 5,
-                                      .summary_in = {0, 3, 4, 5, 6},
-                                      .n_summary = 2,
+                                      .n_summary_in = 6,
+                                      .summary_in = {0, 3, 4, 5, 6, 9},
+                                      .n_summary = 3,
                                       .combine = "scan_diag_combine/1"};
 
 /* ---- axis rules ---- */
@@ -200,36 +230,48 @@ static const char *rule_term(const lmoe_desc *decay)
     return decay->dtype == LMOE_NONE ? "." : decay_form(decay);
 }
 
+static const char *rule_term_v(const lmoe_desc *in, int n_in, int i)
+{
+    return lmoe__desc_at(in, n_in, i)->dtype == LMOE_NONE ? "." : "b s h v";
+}
+
 static lmoe_status op_rule(const void *attrs, const lmoe_desc *in, int n_in, char *text, size_t n)
 {
-    snprintf(text, n, "b s h k, b s h k, b s h v, %s, b s, b s -> b s h v | order s",
-             rule_term(lmoe__desc_at(in, n_in, 3)));
+    snprintf(text, n, "b s h k, b s h k, b s h v, %s, b s, b s, ., %s -> b s h v | order s",
+             rule_term(lmoe__desc_at(in, n_in, 3)), rule_term_v(in, n_in, 7));
     return LMOE_OK;
 }
 
 static lmoe_status grad_rule(const void *attrs, const lmoe_desc *in, int n_in, char *text, size_t n)
 {
-    const char *d = rule_term(lmoe__desc_at(in, n_in, 3));
+    const char *d = rule_term(lmoe__desc_at(in, n_in, 3)), *v = rule_term_v(in, n_in, 9);
     snprintf(text, n,
-             "b s h k, b s h k, b s h v, %s, b s, b s, b s h v -> b s h k, b s h k, b s h v, %s "
-             "| order s",
-             d, d);
+             "b s h k, b s h k, b s h v, %s, b s, b s, b s h v, ., ., %s -> b s h k, b s h k, "
+             "b s h v, %s, ., %s | order s",
+             d, v, d, v);
     return LMOE_OK;
+}
+
+static const char *rule_summary(const lmoe_desc *in, int n_in)
+{
+    return lmoe__desc_at(in, n_in, 5)->dtype == LMOE_NONE
+               ? ". -> b h k, b h k v, . | whole s, same 0"
+               : "b s h v -> b h k, b h k v, b h v | whole s, same 0, same 2";
 }
 
 static lmoe_status summary_rule(const void *attrs, const lmoe_desc *in, int n_in, char *text,
                                 size_t n)
 {
-    snprintf(text, n, "b s h k, b s h v, %s, b s, b s -> b h k, b h k v | whole s, same 0",
-             rule_term(lmoe__desc_at(in, n_in, 2)));
+    snprintf(text, n, "b s h k, b s h v, %s, b s, b s, %s", rule_term(lmoe__desc_at(in, n_in, 2)),
+             rule_summary(in, n_in));
     return LMOE_OK;
 }
 
 static lmoe_status grad_summary_rule(const void *attrs, const lmoe_desc *in, int n_in, char *text,
                                      size_t n)
 {
-    snprintf(text, n, "b s h k, %s, b s, b s, b s h v -> b h k, b h k v | whole s, same 0",
-             rule_term(lmoe__desc_at(in, n_in, 1)));
+    snprintf(text, n, "b s h k, %s, b s, b s, b s h v, %s", rule_term(lmoe__desc_at(in, n_in, 1)),
+             rule_summary(in, n_in));
     return LMOE_OK;
 }
 
@@ -237,15 +279,17 @@ static lmoe_status grad_summary_rule(const void *attrs, const lmoe_desc *in, int
 
 static lmoe_status vjp(lmoe_trace *t, const lmoe_vjp *v)
 {
-    lmoe_tensor in[9], d[5];
+    lmoe_tensor in[10], d[6];
     memcpy(in, v->in, 6 * sizeof *in);
     in[6] = lmoe_is_absent(v->dout[0]) ? lmoe_fill_like(t, v->out[0], 0) : v->dout[0];
     in[7] = v->in[6];
     in[8] = v->dout[1];
-    lmoe_apply_at(t, LMOE_HERE, "scan_diag_grad/1", in, 9, v->attrs, sizeof(lmoe_scan_diag_attrs),
-                  d, 5);
+    in[9] = v->in[7];
+    lmoe_apply_at(t, LMOE_HERE, "scan_diag_grad/1", in, 10, v->attrs, sizeof(lmoe_scan_diag_attrs),
+                  d, 6);
     for (int i = 0; i < 4; i++) v->din[i] = d[i];
     v->din[6] = d[4];
+    v->din[7] = d[5];
     return LMOE_OK;
 }
 
@@ -283,13 +327,19 @@ static double grad_summary_flops(const void *attrs, const lmoe_desc *in, int n_i
 
 /* ---- test cases ---- */
 
-enum { FORMS = 4, SHAPED = 2 * LMOE__CASE_SEQS, SMOOTH = FORMS, BENCH = FORMS };
+enum {
+    FORMS = 4,
+    SHAPED = 2 * LMOE__CASE_SEQS,
+    SMOOTH = FORMS,
+    BENCH = FORMS,
+    CASES = SHAPED + SMOOTH + BENCH
+};
 static const char *const decay_forms[FORMS] = {NULL, "h", "b s h", "b s h k"};
 
 static void draw(lmoe_case *c, int i, const char *port, const char *form, const lmoe__letters *l,
                  bool smooth)
 {
-    bool decay = strcmp(port, "decay") == 0 || strcmp(port, "log_a") == 0;
+    bool decay = strncmp(port, "decay", 5) == 0 || strncmp(port, "log_", 4) == 0;
     if (decay && smooth)
         lmoe__case_port(c, i, form, l, LMOE_FILL_UNIFORM, -1.5, -0.1);
     else if (decay)
@@ -300,14 +350,17 @@ static void draw(lmoe_case *c, int i, const char *port, const char *form, const 
         lmoe__case_port(c, i, form, l, LMOE_FILL_NORMAL, 0, 1);
 }
 
-/* Cases of all ops but combine: lengths x decay forms, then smooth ones, then some worth timing. */
+/* Cases of all ops but combine: lengths x decay forms, then smooth ones, then some worth timing; and
+ * all of them once more with values that decay. */
 static int sample(int index, lmoe_case *c, const lmoe_port *ports, const char *const *forms)
 {
     static const int64_t heads[][3] = {{2, 4, 8},   {1, 8, 4}, {3, 16, 32},
                                        {1, 64, 64}, {2, 3, 5}, {1, 32, 16}};
     const int64_t *h = heads[index % 6], smooth_h[] = {2, 3, 2}, bench_h[] = {4, 64, 64};
+    bool values = index >= CASES;
+    if (index >= 2 * CASES) return 0;
+    index %= CASES;
     bool smooth = index >= SHAPED && index < SHAPED + SMOOTH, bench = index >= SHAPED + SMOOTH;
-    if (index >= SHAPED + SMOOTH + BENCH) return 0;
     if (smooth) h = smooth_h;
     if (bench) h = bench_h;
     int form = index % FORMS;
@@ -325,6 +378,7 @@ static int sample(int index, lmoe_case *c, const lmoe_port *ports, const char *c
         const char *f = *forms[i] ? forms[i] : decay_forms[form];
         if (!f || (strcmp(ports[i].name, "reset") == 0 && !reset) ||
             (strcmp(ports[i].name, "skip") == 0 && !skip) ||
+            (strcmp(ports[i].name, "decay_v") == 0 && !values) ||
             (strstr(ports[i].name, "carry") && !carry))
             continue;
         draw(c, i, ports[i].name, f, &l, smooth);
@@ -335,10 +389,15 @@ static int sample(int index, lmoe_case *c, const lmoe_port *ports, const char *c
     return 1;
 }
 
+static bool is_smooth(int index)
+{
+    return index % CASES >= SHAPED && index % CASES < SHAPED + SMOOTH;
+}
+
 static int op_sample(int index, lmoe_case *c)
 {
     int more = sample(index, c, op_in, op_forms);
-    if (index >= SHAPED && index < SHAPED + SMOOTH) c->flags |= LMOE_CASE_GRADCHECK;
+    if (more && is_smooth(index)) c->flags |= LMOE_CASE_GRADCHECK;
     return more;
 }
 
@@ -359,8 +418,11 @@ static int grad_summary_sample(int index, lmoe_case *c)
 
 static int combine_sample(int index, lmoe_case *c)
 {
+    enum { CASES_OF_COMBINE = 2 * LMOE__COMBINE_CASES + 1 };
+    bool values = index >= CASES_OF_COMBINE;
+    if (index >= 2 * CASES_OF_COMBINE) return 0;
+    index %= CASES_OF_COMBINE;
     bool bench = index == 2 * LMOE__COMBINE_CASES;
-    if (index > 2 * LMOE__COMBINE_CASES) return 0;
     lmoe_combine_attrs o =
         lmoe__combine_case(index % LMOE__COMBINE_CASES, index >= LMOE__COMBINE_CASES);
     if (bench) o = (lmoe_combine_attrs){3, 4, 0};
@@ -370,7 +432,7 @@ static int combine_sample(int index, lmoe_case *c)
     lmoe__letters_set(&l, 'h', "heads", bench ? 4 : 3);
     lmoe__letters_set(&l, 'k', "head_k", bench ? 64 : 5);
     lmoe__letters_set(&l, 'v', "head_v", bench ? 64 : 7);
-    for (int i = 0; i < 2; i++) draw(c, i, summary_out[i].name, combine_forms[i], &l, false);
+    for (int i = 0; i < (values ? 3 : 2); i++) draw(c, i, summary_out[i].name, combine_forms[i], &l, false);
     memcpy(c->attrs.bytes, &o, sizeof o);
     c->flags = bench ? LMOE_CASE_BENCH : 0;
     return 1;
@@ -443,7 +505,7 @@ const lmoe_op lmoe__op_scan_diag_combine = {
     .inputs = summary_out,
     .outputs = combine_out,
     .shape = combine_shape,
-    .rule = "r b h k, r b h k v -> b h k v | whole r",
+    .rule = "r b h k, r b h k v, r b h v -> b h k v | whole r",
     .reference = lmoe__scan_diag_combine_ref,
     .sample = combine_sample,
 };

@@ -9,7 +9,7 @@
 
 /* One head of one sequence of the batch. */
 typedef struct lane {
-    const lmoe_buf *q, *k, *v, *decay, *reset, *skip, *dy;
+    const lmoe_buf *q, *k, *v, *decay, *decay_v, *reset, *skip, *dy;
     int64_t b, h;                      /* which one */
     int64_t batch, seq, heads, nk, nv; /* sizes */
     double scale;
@@ -69,11 +69,17 @@ static void forget(const lane *c, double *m)
     memset(m, 0, sizeof *m * (size_t)(c->nk * c->nv));
 }
 
+static double decay_v_at(const lane *c, int64_t s, int64_t j)
+{
+    return lmoe_buf_present(c->decay_v) ? lmoe_get(c->decay_v, at(c, s, c->nv, j)) : 0;
+}
+
 static void fade(const lane *c, int64_t s, double *m)
 {
     for (int64_t i = 0; i < c->nk; i++) {
         double log = decay_at(c, s, i);
-        for (int64_t j = 0; j < c->nv; j++) m[i * c->nv + j] = faded(log, m[i * c->nv + j]);
+        for (int64_t j = 0; j < c->nv; j++)
+            m[i * c->nv + j] = faded(log, faded(decay_v_at(c, s, j), m[i * c->nv + j]));
     }
 }
 
@@ -136,6 +142,7 @@ lmoe_status lmoe__scan_diag_ref(const lmoe_args *a)
     c.decay = lmoe__buf_at(a->in, a->n_in, 3);
     c.reset = lmoe__buf_at(a->in, a->n_in, 4);
     c.skip = lmoe__buf_at(a->in, a->n_in, 5);
+    c.decay_v = lmoe__buf_at(a->in, a->n_in, 7);
     double *m = lmoe__ref_doubles(a, c.nk * c.nv);
     if (!m) return LMOE_E_MEMORY;
     for (int64_t i = 0; i < c.batch * c.heads; i++) {
@@ -159,20 +166,24 @@ lmoe_status lmoe__scan_diag_ref(const lmoe_args *a)
 
 /* ---- its derivative ---- */
 
-/* Adds exp(decay_s) rowsum(g * before) to ddecay, which has decay's form. */
+/* Adds row and column sums of g * F_s(before) to ddecay, which has decay's form, and ddecay_v. */
 static void add_ddecay(const lane *c, int64_t s, const double *g, const double *before,
-                       double *ddecay)
+                       double *ddecay, double *ddecay_v)
 {
-    for (int64_t i = 0; lmoe_buf_present(c->decay) && i < c->nk; i++) {
-        double sum = 0;
-        for (int64_t j = 0; j < c->nv; j++) sum += g[i * c->nv + j] * before[i * c->nv + j];
-        ddecay[decay_index(c, s, i)] += faded(decay_at(c, s, i), sum);
+    bool rows = lmoe_buf_present(c->decay), columns = lmoe_buf_present(c->decay_v);
+    for (int64_t i = 0; i < c->nk; i++) {
+        for (int64_t j = 0; j < c->nv; j++) {
+            double x = g[i * c->nv + j] * before[i * c->nv + j];
+            x = faded(decay_at(c, s, i), faded(decay_v_at(c, s, j), x));
+            if (rows) ddecay[decay_index(c, s, i)] += x;
+            if (columns) ddecay_v[at(c, s, c->nv, j)] += x;
+        }
     }
 }
 
 /* One lane: forwards to know the state before each token (after its reset), then backwards. */
 static void grad_lane(const lane *c, const lmoe_args *a, double *before, double *m, double *g,
-                      double *ddecay)
+                      double *ddecay, double *ddecay_v)
 {
     int64_t n = c->nk * c->nv;
     const lmoe_buf *dq = &a->out[0], *dk = &a->out[1], *dv = &a->out[2];
@@ -198,7 +209,7 @@ static void grad_lane(const lane *c, const lmoe_args *a, double *before, double 
             times(c, s, c->scale, m, c->dy, dq);
             times(c, s, 1, g, c->v, dk);
             times_transposed(c, s, 1, g, c->k, dv);
-            add_ddecay(c, s, g, before + s * n, ddecay);
+            add_ddecay(c, s, g, before + s * n, ddecay, ddecay_v);
             fade(c, s, g);
         }
         if (lmoe__flag(c->reset, token(c, s))) forget(c, g);
@@ -211,32 +222,45 @@ lmoe_status lmoe__scan_diag_grad_ref(const lmoe_args *a)
     lane c = lane_of(a, &a->in[1], &a->in[2]);
     c.q = &a->in[0], c.k = &a->in[1], c.v = &a->in[2], c.dy = &a->in[6];
     c.decay = &a->in[3], c.reset = &a->in[4], c.skip = &a->in[5];
+    c.decay_v = lmoe__buf_at(a->in, a->n_in, 9);
     int64_t n = c.nk * c.nv, decays = lmoe_buf_present(c.decay) ? lmoe_buf_count(c.decay) : 0;
-    double *memory = lmoe__ref_doubles(a, n * (c.seq + 2) + decays);
+    int64_t decays_v = lmoe_buf_present(c.decay_v) ? lmoe_buf_count(c.decay_v) : 0;
+    double *memory = lmoe__ref_doubles(a, n * (c.seq + 2) + decays + decays_v);
     if (!memory) return LMOE_E_MEMORY;
     double *m = memory, *g = m + n, *before = g + n, *ddecay = before + n * c.seq;
+    double *ddecay_v = ddecay + decays;
     for (int64_t i = 0; i < c.batch * c.heads; i++) {
         enter(&c, i);
-        grad_lane(&c, a, before, m, g, ddecay);
+        grad_lane(&c, a, before, m, g, ddecay, ddecay_v);
     }
     for (int64_t i = 0; i < decays; i++) lmoe_put(&a->out[3], i, ddecay[i]);
+    for (int64_t i = 0; i < decays_v; i++)
+        lmoe_put(lmoe__buf_at(a->out, a->n_out, 5), i, ddecay_v[i]);
     free(memory);
     return LMOE_OK;
 }
 
 /* ---- summaries ---- */
 
-/* log_a of one lane: the sum of its decays, -infinity if it is reset anywhere. */
-static void put_log_a(const lane *c, const lmoe_buf *log_a)
+/* log_a or log_c of one lane: the sum of its decays, -infinity if it is reset anywhere. */
+static void put_log(const lane *c, const lmoe_buf *out, int64_t n,
+                    double (*decay)(const lane *c, int64_t s, int64_t i))
 {
-    for (int64_t i = 0; i < c->nk; i++) {
+    for (int64_t i = 0; lmoe_buf_present(out) && i < n; i++) {
         double sum = 0;
         for (int64_t s = 0; s < c->seq; s++) {
             if (lmoe__flag(c->reset, token(c, s))) sum = -INFINITY;
-            if (!lmoe__flag(c->skip, token(c, s))) sum += decay_at(c, s, i);
+            if (!lmoe__flag(c->skip, token(c, s))) sum += decay(c, s, i);
         }
-        lmoe_put(log_a, (c->b * c->heads + c->h) * c->nk + i, sum);
+        lmoe_put(out, (c->b * c->heads + c->h) * n + i, sum);
     }
+}
+
+static void put_summary(const lane *c, const lmoe_args *a, const double *m)
+{
+    put_log(c, &a->out[0], c->nk, decay_at);
+    store(c, &a->out[1], m);
+    put_log(c, lmoe__buf_at(a->out, a->n_out, 2), c->nv, decay_v_at);
 }
 
 lmoe_status lmoe__scan_diag_summary_ref(const lmoe_args *a)
@@ -246,6 +270,7 @@ lmoe_status lmoe__scan_diag_summary_ref(const lmoe_args *a)
     c.decay = lmoe__buf_at(a->in, a->n_in, 2);
     c.reset = lmoe__buf_at(a->in, a->n_in, 3);
     c.skip = lmoe__buf_at(a->in, a->n_in, 4);
+    c.decay_v = lmoe__buf_at(a->in, a->n_in, 5);
     double *m = lmoe__ref_doubles(a, c.nk * c.nv);
     if (!m) return LMOE_E_MEMORY;
     for (int64_t i = 0; i < c.batch * c.heads; i++) {
@@ -257,8 +282,7 @@ lmoe_status lmoe__scan_diag_summary_ref(const lmoe_args *a)
             fade(&c, s, m);
             add_outer(&c, s, 1, c.k, c.v, m);
         }
-        put_log_a(&c, &a->out[0]);
-        store(&c, &a->out[1], m);
+        put_summary(&c, a, m);
     }
     free(m);
     return LMOE_OK;
@@ -268,7 +292,7 @@ lmoe_status lmoe__scan_diag_grad_summary_ref(const lmoe_args *a)
 {
     lane c = lane_of(a, &a->in[0], &a->in[4]);
     c.q = &a->in[0], c.decay = &a->in[1], c.reset = &a->in[2], c.skip = &a->in[3];
-    c.dy = &a->in[4];
+    c.dy = &a->in[4], c.decay_v = lmoe__buf_at(a->in, a->n_in, 5);
     double *g = lmoe__ref_doubles(a, c.nk * c.nv);
     if (!g) return LMOE_E_MEMORY;
     for (int64_t i = 0; i < c.batch * c.heads; i++) {
@@ -281,27 +305,27 @@ lmoe_status lmoe__scan_diag_grad_summary_ref(const lmoe_args *a)
             }
             if (lmoe__flag(c.reset, token(&c, s))) forget(&c, g);
         }
-        put_log_a(&c, &a->out[0]);
-        store(&c, &a->out[1], g);
+        put_summary(&c, a, g);
     }
     free(g);
     return LMOE_OK;
 }
 
 /* carry = the segments before `rank` in order (reverse: those after it, from the last):
- * M <- exp(log_a) M + m */
+ * M <- exp(log_a) M exp(log_c) + m */
 lmoe_status lmoe__scan_diag_combine_ref(const lmoe_args *a)
 {
     const lmoe_combine_attrs *o = a->attrs;
-    const lmoe_buf *log_a = &a->in[0], *m = &a->in[1];
-    int64_t rows = lmoe_buf_count(log_a) / o->ranks, nv = m->dim[4];
+    const lmoe_buf *log_a = &a->in[0], *m = &a->in[1], *log_c = lmoe__buf_at(a->in, a->n_in, 2);
+    int64_t rows = lmoe_buf_count(log_a) / o->ranks, nk = m->dim[3], nv = m->dim[4];
     int64_t first = o->reverse ? o->ranks - 1 : 0, step = o->reverse ? -1 : 1;
     for (int64_t row = 0; row < rows; row++) {
         for (int64_t j = 0; j < nv; j++) {
             double sum = 0;
             for (int64_t r = first; r != o->rank; r += step) {
-                sum = faded(lmoe_get(log_a, r * rows + row), sum) +
-                      lmoe_get(m, (r * rows + row) * nv + j);
+                int64_t at = r * rows + row;
+                if (lmoe_buf_present(log_c)) sum = faded(lmoe_get(log_c, at / nk * nv + j), sum);
+                sum = faded(lmoe_get(log_a, at), sum) + lmoe_get(m, at * nv + j);
             }
             lmoe_put(&a->out[0], row * nv + j, sum);
         }

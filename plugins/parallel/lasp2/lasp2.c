@@ -42,6 +42,7 @@ static lmoe_status carry(const lmoe_graph_api *api, lmoe_graph *g, const lmoe_si
     LMOE_TRY(api->emit(g, c->summary, site->attrs, site->op->base.options_size, in, c->n_summary_in,
                        summary, c->n_summary, NULL));
     for (int32_t i = 0; i < c->n_summary; i++) {
+        if (!summary[i]) continue; /* an optional part, which this call does not have */
         LMOE_TRY(api->emit(g, "all_gather/1", NULL, 0, &summary[i], 1, &summary[i], 1, NULL));
     }
     return api->emit(g, c->combine, &at, sizeof at, summary, c->n_summary, out, c->count, NULL);

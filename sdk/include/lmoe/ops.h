@@ -328,25 +328,42 @@ static inline lmoe_tensor lmoe_short_conv_at(lmoe_trace *t, const char *file, in
     lmoe_short_conv_at((t), LMOE_HERE, (x), (weight), (silu))
 
 /* ---- scan_diag/1: linear recurrence with diagonal decay
- *   M_s = diag(exp(decay_s)) M_{s-1} + k_s v_s^T        y_s = scale * M_s^T q_s
+ *   M_s = diag(exp(decay_s)) M_{s-1} diag(exp(decay_v_s)) + k_s v_s^T        y_s = scale * M_s^T q_s
  * q, k: (batch seq heads head_k), v: (batch seq heads head_v) -> y (batch seq heads head_v)
  * decay, logs <= 0 in the state dtype: absent (none) | (heads) | (batch seq heads) |
  *   (batch seq heads head_k). Below -40 the past of that channel is forgotten.
+ * decay_v, the same for channels of the values: absent | (batch seq heads head_v)
  * carry: M (batch heads head_k head_v) in the state dtype.
- * Summary of a segment: sum of decays (batch heads head_k), and M from zero.
- * scan_diag_grad/1 (q, k, v, decay, reset, skip, dy, M in | dM out)
- *   -> dq, dk, dv, ddecay | dM in */
+ * Summary of a segment: sum of decays (batch heads head_k), M from zero, and with decay_v its sum
+ *   (batch heads head_v).
+ * scan_diag_grad/1 (q, k, v, decay, reset, skip, dy, M in | dM out, decay_v)
+ *   -> dq, dk, dv, ddecay | dM in, ddecay_v */
 typedef struct lmoe_scan_diag_attrs {
     double scale;
 } lmoe_scan_diag_attrs;
+
+/* reset, skip: absent (the run's own) or (batch seq) u8. */
+typedef struct lmoe_scan_diag_in {
+    lmoe_tensor q, k, v, decay, reset, skip, decay_v;
+} lmoe_scan_diag_in;
+
+static inline lmoe_tensor lmoe_scan_diag_with_at(lmoe_trace *t, const char *file, int line,
+                                                 const lmoe_scan_diag_in *in, double scale)
+{
+    lmoe_scan_diag_attrs o = {scale};
+    lmoe_tensor x[8] = {in->q,     in->k,    in->v,         in->decay,
+                        in->reset, in->skip, lmoe_absent(), in->decay_v};
+    return lmoe_apply_at(t, file, line, "scan_diag/1", x, 8, &o, sizeof o, NULL, 0);
+}
+/* With any of its operands, a struct whose absent ones are {0}. */
+#define lmoe_scan_diag_with(t, in, scale) lmoe_scan_diag_with_at((t), LMOE_HERE, (in), (scale))
 
 static inline lmoe_tensor lmoe_scan_diag_at(lmoe_trace *t, const char *file, int line,
                                             lmoe_tensor q, lmoe_tensor k, lmoe_tensor v,
                                             lmoe_tensor decay, double scale)
 {
-    lmoe_scan_diag_attrs o = {scale};
-    lmoe_tensor in[4] = {q, k, v, decay};
-    return lmoe_apply_at(t, file, line, "scan_diag/1", in, 4, &o, sizeof o, NULL, 0);
+    lmoe_scan_diag_in in = {.q = q, .k = k, .v = v, .decay = decay};
+    return lmoe_scan_diag_with_at(t, file, line, &in, scale);
 }
 #define lmoe_scan_diag(t, q, k, v, decay, scale) \
     lmoe_scan_diag_at((t), LMOE_HERE, (q), (k), (v), (decay), (scale))
