@@ -73,22 +73,15 @@ static const lmoe_port grad_out[] = {{.name = "dq"},
                                      {.name = "ddecay_v"},
                                      {.name = NULL}};
 
-static const lmoe_port summary_in[] = {{.name = "k"},
-                                       {.name = "v"},
-                                       {.name = "decay", .flags = DECAY},
-                                       {LMOE__RESET},
-                                       {LMOE__SKIP},
-                                       {.name = "decay_v", .flags = DECAY},
-                                       {.name = NULL}};
+static const lmoe_port summary_in[] = {
+    {.name = "k"}, {.name = "v"}, {.name = "decay", .flags = DECAY},
+    {LMOE__RESET}, {LMOE__SKIP},  {.name = "decay_v", .flags = DECAY},
+    {.name = NULL}};
 static const char *const summary_forms[] = {"b s h k", "b s h v", "",
                                             "b s: u8", "b s: u8", "b s h v"};
-static const lmoe_port grad_summary_in[] = {{.name = "q"},
-                                            {.name = "decay", .flags = DECAY},
-                                            {LMOE__RESET},
-                                            {LMOE__SKIP},
-                                            {.name = "dy"},
-                                            {.name = "decay_v", .flags = DECAY},
-                                            {.name = NULL}};
+static const lmoe_port grad_summary_in[] = {
+    {.name = "q"},  {.name = "decay", .flags = DECAY},   {LMOE__RESET}, {LMOE__SKIP},
+    {.name = "dy"}, {.name = "decay_v", .flags = DECAY}, {.name = NULL}};
 static const char *const grad_summary_forms[] = {"b s h k", "",        "b s: u8",
                                                  "b s: u8", "b s h v", "b s h v"};
 static const lmoe_port summary_out[] = {{.name = "log_a", .flags = STATE},
@@ -432,7 +425,8 @@ static int combine_sample(int index, lmoe_case *c)
     lmoe__letters_set(&l, 'h', "heads", bench ? 4 : 3);
     lmoe__letters_set(&l, 'k', "head_k", bench ? 64 : 5);
     lmoe__letters_set(&l, 'v', "head_v", bench ? 64 : 7);
-    for (int i = 0; i < (values ? 3 : 2); i++) draw(c, i, summary_out[i].name, combine_forms[i], &l, false);
+    for (int i = 0; i < (values ? 3 : 2); i++)
+        draw(c, i, summary_out[i].name, combine_forms[i], &l, false);
     memcpy(c->attrs.bytes, &o, sizeof o);
     c->flags = bench ? LMOE_CASE_BENCH : 0;
     return 1;

@@ -2,13 +2,13 @@
  * plugins/device/cpu/scan.c: scan_diag/1, groups of tokens through a state kept in registers
  * (scan_stream.h).
  *
- *   M_s = diag(exp(decay_s)) M_{s-1} + k_s v_s^T ;   y_s = scale M_s^T q_s
+ *   M_s = diag(exp(decay_s)) M_{s-1} diag(exp(decay_v_s)) + k_s v_s^T ;   y_s = scale M_s^T q_s
  *
  * q, k: (batch seq heads head_k), v: (batch seq heads head_v). A thread takes a head of a sequence.
  */
 #include "scan.h"
 
-enum { Q, K, V, DECAY, RESET, SKIP, CARRY };
+enum { Q, K, V, DECAY, RESET, SKIP, CARRY, DECAY_V };
 
 /* One thread's memory: the state and arrays of a block of tokens. */
 typedef struct room {
@@ -16,21 +16,25 @@ typedef struct room {
     float *q, *k;   /* (token k); q: times scale */
     float *qs, *ke; /* q faded from the group's start, k faded to its end */
     float *v, *y;   /* (token v) */
+    float *ve;      /* v faded to the group's end; v itself if values do not decay */
     scan_decays decays;
     scan_pairs *p; /* (group) of q and k */
 } room;
 
-/* Cuts memory into the arrays; k, v: padded. Returns how many bytes they take. */
-static size_t cut(char *memory, int64_t k, int64_t v, room *r)
+/* Cuts memory into the arrays; returns how many bytes they take. */
+static size_t cut(char *memory, const lmoe_args *a, room *r)
 {
     char *cursor = memory;
-    float **of_k[] = {&r->q, &r->k, &r->qs, &r->ke, &r->decays.a};
+    int64_t k = cpu_padded(a->in[Q].dim[3]), v = cpu_padded(a->in[V].dim[3]);
+    int values = lmoe_buf_present(&a->in[DECAY_V]);
+    float **of_k[] = {&r->q, &r->k, &r->qs, &r->ke};
     for (size_t i = 0; i < sizeof of_k / sizeof *of_k; i++)
         *of_k[i] = cpu_take(&cursor, SCAN_BLOCK * k);
     r->m = cpu_take(&cursor, k * v);
     r->v = cpu_take(&cursor, SCAN_BLOCK * v);
     r->y = cpu_take(&cursor, SCAN_BLOCK * v);
-    r->decays.e = cpu_take(&cursor, SCAN_GROUPS * k);
+    r->ve = values ? cpu_take(&cursor, SCAN_BLOCK * v) : r->v;
+    scan_take_decays(&cursor, k, values ? v : 0, &r->decays);
     r->p = scan_take_pairs(&cursor);
     return (size_t)(cursor - memory);
 }
@@ -60,6 +64,7 @@ static scan_ahead want_block(const lmoe_args *a, scan_head c, int64_t begin)
     scan_want(&c, &a->in[K], k, begin, 0, &ahead);
     scan_want(&c, &a->in[V], v, begin, 0, &ahead);
     if (a->in[DECAY].rank == 4) scan_want(&c, &a->in[DECAY], k, begin, 0, &ahead);
+    scan_want(&c, &a->in[DECAY_V], v, begin, 0, &ahead);
     scan_want(&c, &a->out[0], v, begin, 1, &ahead);
     return ahead;
 }
@@ -67,7 +72,7 @@ static scan_ahead want_block(const lmoe_args *a, scan_head c, int64_t begin)
 static void run_head(const lmoe_args *a, int64_t item, room *r)
 {
     const lmoe_buf *q = &a->in[Q], *v = &a->in[V], *y = &a->out[0];
-    scan_head c = scan_enter(q, &a->in[DECAY], &a->in[RESET], &a->in[SKIP], item);
+    scan_head c = scan_enter(q, &a->in[DECAY], &a->in[DECAY_V], &a->in[RESET], &a->in[SKIP], item);
     int64_t nk = q->dim[3], nv = v->dim[3], kp = cpu_padded(nk), vp = cpu_padded(nv);
     float scale = (float)((const lmoe_scan_diag_attrs *)a->attrs)->scale;
     int wanted = lmoe_buf_present(y);
@@ -78,13 +83,17 @@ static void run_head(const lmoe_args *a, int64_t item, room *r)
         scan_load(&c, q, nk, begin, tokens, scale, r->q);
         scan_load(&c, &a->in[K], nk, begin, tokens, 1, r->k);
         scan_load(&c, v, nv, begin, tokens, 1, r->v);
-        scan_load_decays(&c, nk, begin, tokens, &r->decays);
+        scan_load_decays(&c, nk, nv, begin, tokens, &r->decays);
         scan_fade_both(&r->decays, tokens, kp, r->q, r->k, r->qs, r->ke);
+        int fades = r->decays.fade != SCAN_KEEP, values = r->decays.values;
         if (wanted) {
             scan_all_pairs(r->decays.fade, tokens, kp, r->q, r->k, r->decays.a, r->p);
-            start_y(tokens, vp, r);
+            if (!values) start_y(tokens, vp, r);
         }
-        int fades = r->decays.fade != SCAN_KEEP;
+        if (values) {
+            memset(r->y, 0, sizeof *r->y * (size_t)(SCAN_BLOCK * vp));
+            scan_to_end(SCAN_ROWS, tokens, vp, r->decays.a_v, r->v, r->ve);
+        }
         scan_ahead ahead = want_block(a, c, begin + SCAN_BLOCK);
         scan_stream s = {.tokens = tokens,
                          .rows = kp,
@@ -92,11 +101,15 @@ static void run_head(const lmoe_args *a, int64_t item, room *r)
                          .m = r->m,
                          .x = fades ? r->qs : r->q,
                          .w = fades ? r->ke : r->k,
-                         .u = r->v,
+                         .u = r->ve,
                          .e = r->decays.e,
+                         .e_lanes = r->decays.e_v,
                          .out = wanted ? r->y : NULL,
                          .ahead = &ahead};
-        scan_run(&s, r->decays.fade);
+        scan_run(&s, scan_fade_of(&r->decays, 0));
+        if (wanted && values)
+            scan_finish_reads(SCAN_ROWS, tokens, vp, r->decays.a_v, r->p, r->v, 1, r->y, NULL,
+                              NULL);
         scan_store(&c, y, nv, begin, tokens, r->y);
     }
     scan_store_state(&c, &a->out[1], nk, nv, r->m);
@@ -105,13 +118,12 @@ static void run_head(const lmoe_args *a, int64_t item, room *r)
 static size_t room_bytes(const lmoe_args *a)
 {
     room r;
-    return cut(NULL, cpu_padded(a->in[Q].dim[3]), cpu_padded(a->in[V].dim[3]), &r);
+    return cut(NULL, a, &r);
 }
 
 static void room_at(const lmoe_args *a, int thread, room *r)
 {
-    char *memory = (char *)a->workspace + (size_t)thread * room_bytes(a);
-    cut(memory, cpu_padded(a->in[Q].dim[3]), cpu_padded(a->in[V].dim[3]), r);
+    cut((char *)a->workspace + (size_t)thread * room_bytes(a), a, r);
 }
 
 static void run_heads(void *arg, int64_t begin, int64_t end, int thread)
@@ -135,7 +147,7 @@ static size_t workspace(const lmoe_args *a)
 
 static int can(const lmoe_args *a)
 {
-    for (int i = Q; i <= CARRY; i++) {
+    for (int i = Q; i <= DECAY_V; i++) {
         if (i != RESET && i != SKIP && !cpu_f32_or_absent(&a->in[i])) return 0;
     }
     return 1;

@@ -15,15 +15,19 @@
 
 typedef struct scan_head {
     int64_t batch, seq, heads, b, h;
-    const lmoe_buf *decay;
+    const lmoe_buf *decay, *decay_v;
     const uint8_t *reset, *skip; /* of this sequence, or NULL */
 } scan_head;
 
 static inline scan_head scan_enter(const lmoe_buf *like, const lmoe_buf *decay,
-                                   const lmoe_buf *reset, const lmoe_buf *skip, int64_t item)
+                                   const lmoe_buf *decay_v, const lmoe_buf *reset,
+                                   const lmoe_buf *skip, int64_t item)
 {
-    scan_head c = {
-        .batch = like->dim[0], .seq = like->dim[1], .heads = like->dim[2], .decay = decay};
+    scan_head c = {.batch = like->dim[0],
+                   .seq = like->dim[1],
+                   .heads = like->dim[2],
+                   .decay = decay,
+                   .decay_v = decay_v};
     c.b = item / c.heads;
     c.h = item % c.heads;
     if (lmoe_buf_present(reset)) c.reset = (const uint8_t *)reset->data + c.b * c.seq;
@@ -139,12 +143,30 @@ static inline scan_pairs *scan_take_pairs(char **cursor)
 
 /* ---- decays of a block of tokens ---- */
 
-/* Factors of tokens and groups: (token) and (group), or (token k) and (group k). */
+/* Factors of tokens and groups: (token) and (group), or (token k) and (group k). With `values` there
+ * are always k of them, and those of the values' channels. */
 typedef struct scan_decays {
-    scan_fade fade; /* SCAN_KEEP, SCAN_ALL or SCAN_ROWS */
-    float *a;       /* exp(decay), exactly 0 where the past is forgotten */
-    float *e;       /* product of a over the group */
+    scan_fade fade;   /* SCAN_KEEP, SCAN_ALL or SCAN_ROWS */
+    int values;       /* 1: the values decay too */
+    float *a;         /* exp(decay), exactly 0 where the past is forgotten */
+    float *e;         /* product of a over the group */
+    float *a_v, *e_v; /* (token v), (group v): the same of decay_v */
 } scan_decays;
+
+/* How the state fades: k its rows, or its lanes. */
+static inline scan_fade scan_fade_of(const scan_decays *d, int k_lanes)
+{
+    return d->values ? SCAN_BOTH : d->fade == SCAN_ROWS && k_lanes ? SCAN_LANES : d->fade;
+}
+
+/* Room for the factors of a block; k, v: padded, v 0 if the values never decay. */
+static inline void scan_take_decays(char **cursor, int64_t k, int64_t v, scan_decays *d)
+{
+    d->a = cpu_take(cursor, SCAN_BLOCK * k);
+    d->e = cpu_take(cursor, SCAN_GROUPS * k);
+    d->a_v = cpu_take(cursor, SCAN_BLOCK * v);
+    d->e_v = cpu_take(cursor, SCAN_GROUPS * v);
+}
 
 /* exp for what decays can be: 0 below -87, where f32 ends. */
 static inline float scan_exp(float x)
@@ -161,12 +183,18 @@ static inline float scan_log(float log)
     return log < SCAN_FORGET ? -INFINITY : log;
 }
 
+/* The log decay of a token whose channels share it. */
+static inline float scan_shared_log(const scan_head *c, const lmoe_buf *x, int64_t token)
+{
+    if (!lmoe_buf_present(x)) return 0;
+    return scan_log(x->rank == 1 ? ((const float *)x->data)[c->h] : *scan_row(c, x, token, 1));
+}
+
 /* E is the exp of a sum, not a product of rounded factors: over a long memory their errors would
  * add up. */
 static inline void scan_load_one(const scan_head *c, int64_t begin, int64_t tokens, scan_decays *d)
 {
     const lmoe_buf *x = c->decay;
-    const float *logs = x->data;
     for (int64_t first = 0; first < tokens; first += SCAN_GROUP) {
         float sum = 0;
         for (int64_t t = first; t < first + SCAN_GROUP; t++) {
@@ -174,8 +202,8 @@ static inline void scan_load_one(const scan_head *c, int64_t begin, int64_t toke
             float log = 0;
             if (t < tokens && scan_resets(c, token))
                 log = -INFINITY;
-            else if (t < tokens && !scan_skips(c, token) && logs)
-                log = scan_log(x->rank == 1 ? logs[c->h] : *scan_row(c, x, token, 1));
+            else if (t < tokens && !scan_skips(c, token))
+                log = scan_shared_log(c, x, token);
             d->a[t] = scan_exp(log);
             sum += log;
         }
@@ -201,12 +229,13 @@ static inline void scan_load_row(const float *logs, float log, int64_t n, float 
     }
 }
 
-static inline void scan_load_each(const scan_head *c, int64_t n, int64_t begin, int64_t tokens,
-                                  scan_decays *d)
+/* a: (token n), e: (group n) of the decay x, which may also be absent, (heads) or (b s heads). */
+static inline void scan_load_each(const scan_head *c, const lmoe_buf *x, int64_t n, int64_t begin,
+                                  int64_t tokens, float *a, float *e)
 {
     int64_t padded = cpu_padded(n);
     for (int64_t first = 0; first < tokens; first += SCAN_GROUP) {
-        float *sum = d->e + first / SCAN_GROUP * padded;
+        float *sum = e + first / SCAN_GROUP * padded;
         memset(sum, 0, sizeof *sum * (size_t)padded);
         for (int64_t t = first; t < first + SCAN_GROUP; t++) {
             int64_t token = begin + t;
@@ -215,24 +244,31 @@ static inline void scan_load_each(const scan_head *c, int64_t n, int64_t begin, 
             if (t < tokens && scan_resets(c, token)) {
                 log = -INFINITY;
             } else if (t < tokens && !scan_skips(c, token)) {
-                logs = scan_row(c, c->decay, token, n);
+                if (x->rank == 4)
+                    logs = scan_row(c, x, token, n);
+                else
+                    log = scan_shared_log(c, x, token);
             }
-            scan_load_row(logs, log, n, d->a + t * padded, sum);
+            scan_load_row(logs, log, n, a + t * padded, sum);
         }
         CPU_SIMD
         for (int64_t i = 0; i < padded; i++) sum[i] = scan_exp(sum[i]);
     }
 }
 
-/* The factors of tokens begin ...; with SCAN_KEEP they are not to be used. */
-static inline void scan_load_decays(const scan_head *c, int64_t n, int64_t begin, int64_t tokens,
-                                    scan_decays *d)
+/* The factors of tokens begin ...; with SCAN_KEEP they are not to be used. k, v: sizes. */
+static inline void scan_load_decays(const scan_head *c, int64_t k, int64_t v, int64_t begin,
+                                    int64_t tokens, scan_decays *d)
 {
     int fades = lmoe_buf_present(c->decay);
     for (int64_t t = begin; t < begin + tokens; t++) fades |= scan_resets(c, t);
-    d->fade = !fades ? SCAN_KEEP : c->decay->rank == 4 ? SCAN_ROWS : SCAN_ALL;
+    d->values = lmoe_buf_present(c->decay_v);
+    d->fade = d->values || (fades && c->decay->rank == 4) ? SCAN_ROWS
+              : fades                                     ? SCAN_ALL
+                                                          : SCAN_KEEP;
     if (d->fade == SCAN_ALL) scan_load_one(c, begin, tokens, d);
-    if (d->fade == SCAN_ROWS) scan_load_each(c, n, begin, tokens, d);
+    if (d->fade == SCAN_ROWS) scan_load_each(c, c->decay, k, begin, tokens, d->a, d->e);
+    if (d->values) scan_load_each(c, c->decay_v, v, begin, tokens, d->a_v, d->e_v);
 }
 
 /* from_start_i = x_i a_0 ... a_i: what x reads of the state at the group's start; n: padded. */
@@ -278,6 +314,69 @@ static inline void scan_fade_both(const scan_decays *d, int64_t tokens, int64_t 
     } else if (d->fade == SCAN_ROWS) {
         scan_from_start(SCAN_ROWS, tokens, n, d->a, q, qs);
         scan_to_end(SCAN_ROWS, tokens, n, d->a, k, ke);
+    }
+}
+
+/* ---- what tokens of one group give each other ---- */
+
+/* out_i, what the state at the group's start gives, becomes
+ *   scale * ((a_0 ... a_i) out_i + sum_{j <= i} p_ij w_j a_{j+1} ... a_i)
+ * and own, if not NULL, by_i * that sum without j = i. n: padded. */
+CPU_INLINE void scan_finish_reads(scan_fade fade, int64_t tokens, int64_t n, const float *a,
+                                  const scan_pairs *pairs, const float *w, float scale, float *out,
+                                  const float *by, float *own)
+{
+    for (int64_t t = 0; t < tokens; t += SCAN_GROUP) {
+        const float(*p)[SCAN_GROUP] = pairs[t / SCAN_GROUP];
+        for (int64_t d = 0; d < n; d += CPU_LANES) {
+            cpu_vec x[SCAN_GROUP], f = cpu_all(1);
+            CPU_UNROLL
+            for (int i = 0; i < SCAN_GROUP; i++) {
+                int64_t at = (t + i) * n + d;
+                cpu_vec sum = cpu_load(out + at);
+                if (fade != SCAN_KEEP) {
+                    cpu_vec factor = scan_factor(fade, a, n, t + i, d);
+                    for (int j = 0; j < i; j++) x[j] *= factor;
+                    sum *= f *= factor;
+                }
+                for (int j = 0; j < i; j++) sum += p[i][j] * x[j];
+                if (own) cpu_store(own + at, sum * cpu_load(by + at));
+                x[i] = cpu_load(w + at);
+                sum += p[i][i] * x[i];
+                cpu_store(out + at, scale * sum);
+            }
+        }
+    }
+}
+
+/* out_j, what the state at the group's end gives, becomes
+ *   (a_{j+1} ... a_3) out_j + sum_{i >= j} p_ij x_i a_{j+1} ... a_i
+ * and own, if not NULL, less by_j * that sum without i = j. n: padded. */
+CPU_INLINE void scan_finish_writes(scan_fade fade, int64_t tokens, int64_t n, const float *a,
+                                   const scan_pairs *pairs, const float *x, float *out,
+                                   const float *by, float *own)
+{
+    int64_t groups = (tokens + SCAN_GROUP - 1) / SCAN_GROUP;
+    for (int64_t g = groups - 1; g >= 0; g--) {
+        int64_t t = g * SCAN_GROUP;
+        const float(*p)[SCAN_GROUP] = pairs[g];
+        for (int64_t d = 0; d < n; d += CPU_LANES) {
+            cpu_vec y[SCAN_GROUP], f = cpu_all(1), after = {0};
+            CPU_UNROLL
+            for (int j = SCAN_GROUP - 1; j >= 0; j--) {
+                int64_t at = (t + j) * n + d;
+                cpu_vec sum = cpu_load(out + at);
+                if (fade != SCAN_KEEP) {
+                    for (int i = j + 1; i < SCAN_GROUP; i++) y[i] *= after;
+                    if (j < SCAN_GROUP - 1) sum *= f *= after;
+                    after = scan_factor(fade, a, n, t + j, d);
+                }
+                for (int i = j + 1; i < SCAN_GROUP; i++) sum += p[i][j] * y[i];
+                if (own) cpu_store(own + at, cpu_load(own + at) - cpu_load(by + at) * sum);
+                y[j] = cpu_load(x + at);
+                cpu_store(out + at, sum + p[j][j] * y[j]);
+            }
+        }
     }
 }
 

@@ -6,7 +6,7 @@
  *   backwards:  G_s = scale q_s dy_s^T + diag(exp(decay_{s+1})) G_{s+1} ;
  *               dk_s = G_s v_s ;  dv_s = G_s^T k_s
  *   ddecay_s = exp(decay_s) rowsum(G_s * M_{s-1})
- *            = ddecay_{s+1} + q_s * dq'_s - k_s * dk'_s
+ *            = ddecay_{s+1} + q_s * dq'_s - k_s * dk'_s      ddecay_v: dy * y' - v * dv'
  *
  * where the primes leave out what token s gives to itself: that part is the same in both products,
  * and without it the difference stays exact where decays are strong. At the edges of each block of
@@ -15,8 +15,8 @@
  */
 #include "scan.h"
 
-enum { Q, K, V, DECAY, RESET, SKIP, DY, CARRY, DCARRY };
-enum { DQ, DK, DV, DDECAY, DCARRY_OUT };
+enum { Q, K, V, DECAY, RESET, SKIP, DY, CARRY, DCARRY, DECAY_V };
+enum { DQ, DK, DV, DDECAY, DCARRY_OUT, DDECAY_V };
 
 /* One thread's memory: states, arrays of a block of tokens, and what the second sweep must know of
  * the first. */
@@ -26,24 +26,31 @@ typedef struct room {
     float *q, *k;            /* (token k); q: times scale */
     float *qs, *ke;          /* q faded from the group's start, k faded to its end */
     float *v, *dy;           /* (token v) */
+    float *ve, *dys;         /* faded likewise; v and dy themselves if values do not decay */
     float *out;              /* (token k) or (token v): a result */
     scan_decays decays;
     scan_pairs *p, *dp; /* (group) of q and k, of dy and v */
     float *edge[2];     /* (k) rowsum(G * M) at the start and the end of a block */
     float *own;         /* (block token k) of all tokens: q * dq', then less k * dk', then ddecay */
     float *states;      /* (block v k) M^T at the start of each block */
+    float *state;       /* M: (k v), for y */
+    float *edge_v[2];   /* (v) and (block token v): the same for ddecay_v */
+    float *own_v;
 } room;
 
 typedef struct sizes {
     int64_t k, v, blocks; /* padded */
-    int ddecay;           /* 1 if it is wanted */
+    int values;           /* 1 if they decay */
+    int ddecay, ddecay_v; /* 1 if it is wanted */
 } sizes;
 
 static sizes sizes_of(const lmoe_args *a)
 {
     sizes s = {.k = cpu_padded(a->in[Q].dim[3]), .v = cpu_padded(a->in[V].dim[3])};
     s.blocks = (a->in[Q].dim[1] + SCAN_BLOCK - 1) / SCAN_BLOCK;
+    s.values = lmoe_buf_present(&a->in[DECAY_V]);
     s.ddecay = lmoe_buf_present(&a->out[DDECAY]);
+    s.ddecay_v = lmoe_buf_present(&a->out[DDECAY_V]);
     return s;
 }
 
@@ -51,7 +58,7 @@ static sizes sizes_of(const lmoe_args *a)
 static size_t cut(char *memory, const sizes *s, room *r)
 {
     char *cursor = memory;
-    float **of_k[] = {&r->q, &r->k, &r->qs, &r->ke, &r->decays.a};
+    float **of_k[] = {&r->q, &r->k, &r->qs, &r->ke};
     float **of_v[] = {&r->v, &r->dy};
     float **states[] = {&r->state_t, &r->grad_t, &r->grad};
     for (size_t i = 0; i < sizeof of_k / sizeof *of_k; i++)
@@ -61,14 +68,17 @@ static size_t cut(char *memory, const sizes *s, room *r)
     for (size_t i = 0; i < sizeof states / sizeof *states; i++)
         *states[i] = cpu_take(&cursor, s->k * s->v);
     r->out = cpu_take(&cursor, SCAN_BLOCK * cpu_max(s->k, s->v));
-    r->decays.e = cpu_take(&cursor, SCAN_GROUPS * s->k);
+    r->ve = s->values ? cpu_take(&cursor, SCAN_BLOCK * s->v) : r->v;
+    r->dys = s->values ? cpu_take(&cursor, SCAN_BLOCK * s->v) : r->dy;
+    scan_take_decays(&cursor, s->k, s->values ? s->v : 0, &r->decays);
     r->p = scan_take_pairs(&cursor);
     r->dp = scan_take_pairs(&cursor);
     for (int i = 0; i < 2; i++) r->edge[i] = cpu_take(&cursor, s->k);
-    if (s->ddecay) {
-        r->own = cpu_take(&cursor, s->blocks * SCAN_BLOCK * s->k);
-        r->states = cpu_take(&cursor, s->blocks * s->k * s->v);
-    }
+    for (int i = 0; i < 2; i++) r->edge_v[i] = cpu_take(&cursor, s->ddecay_v ? s->v : 0);
+    if (s->ddecay) r->own = cpu_take(&cursor, s->blocks * SCAN_BLOCK * s->k);
+    if (s->ddecay_v) r->own_v = cpu_take(&cursor, s->blocks * SCAN_BLOCK * s->v);
+    if (s->ddecay_v) r->state = cpu_take(&cursor, s->k * s->v);
+    if (s->ddecay || s->ddecay_v) r->states = cpu_take(&cursor, s->blocks * s->k * s->v);
     return (size_t)(cursor - memory);
 }
 
@@ -101,9 +111,14 @@ static void load_block(walk *w, int64_t block)
     scan_load(&w->c, &in[K], k, w->begin, w->tokens, 1, r->k);
     scan_load(&w->c, &in[V], v, w->begin, w->tokens, 1, r->v);
     scan_load(&w->c, &in[DY], v, w->begin, w->tokens, 1, r->dy);
-    scan_load_decays(&w->c, k, w->begin, w->tokens, &r->decays);
+    scan_load_decays(&w->c, k, v, w->begin, w->tokens, &r->decays);
     scan_fade_both(&r->decays, w->tokens, w->n.k, r->q, r->k, r->qs, r->ke);
-    scan_all_pairs(SCAN_KEEP, w->tokens, w->n.v, r->dy, r->v, NULL, r->dp);
+    if (w->n.values) {
+        scan_from_start(SCAN_ROWS, w->tokens, w->n.v, r->decays.a_v, r->dy, r->dys);
+        scan_to_end(SCAN_ROWS, w->tokens, w->n.v, r->decays.a_v, r->v, r->ve);
+    }
+    scan_all_pairs(w->n.values ? SCAN_ROWS : SCAN_KEEP, w->tokens, w->n.v, r->dy, r->v,
+                   r->decays.a_v, r->dp);
     w->fades = r->decays.fade != SCAN_KEEP;
 }
 
@@ -118,6 +133,7 @@ static scan_ahead want_block(const walk *w, const scan_head *c, int64_t begin)
     scan_want(c, &in[V], v, begin, 0, &ahead);
     scan_want(c, &in[DY], v, begin, 0, &ahead);
     if (in[DECAY].rank == 4) scan_want(c, &in[DECAY], k, begin, 0, &ahead);
+    scan_want(c, &in[DECAY_V], v, begin, 0, &ahead);
     return ahead;
 }
 
@@ -129,33 +145,34 @@ static void clear(float *x, int64_t tokens, int64_t n)
 
 /* ---- forwards: dq ---- */
 
-/* out, what the state at the group's start gives to dq, becomes dq; own = q * dq'. own may be NULL.
- *   dq_i / scale = (a_0 ... a_i) out_i + sum_{j <= i} (dy_i . v_j) k_j a_{j+1} ... a_i */
+/* out, what the state at each group's start gives to dq, becomes dq; own = q * dq'. */
 CPU_INLINE void finish_dq(const walk *w, scan_fade fade, float *own)
 {
     const room *r = &w->r;
-    int64_t n = w->n.k;
-    for (int64_t t = 0; t < w->tokens; t += SCAN_GROUP) {
-        const float(*p)[SCAN_GROUP] = r->dp[t / SCAN_GROUP];
-        for (int64_t d = 0; d < n; d += CPU_LANES) {
-            cpu_vec k[SCAN_GROUP], f = cpu_all(1);
-            CPU_UNROLL
-            for (int i = 0; i < SCAN_GROUP; i++) {
-                int64_t at = (t + i) * n + d;
-                cpu_vec sum = cpu_load(r->out + at);
-                if (fade != SCAN_KEEP) {
-                    cpu_vec a = scan_factor(fade, r->decays.a, n, t + i, d);
-                    for (int j = 0; j < i; j++) k[j] *= a;
-                    sum *= f *= a;
-                }
-                for (int j = 0; j < i; j++) sum += p[i][j] * k[j];
-                if (own) cpu_store(own + at, sum * cpu_load(r->q + at));
-                k[i] = cpu_load(r->k + at);
-                sum += p[i][i] * k[i];
-                cpu_store(r->out + at, w->scale * sum);
-            }
-        }
-    }
+    scan_finish_reads(fade, w->tokens, w->n.k, r->decays.a, r->dp, r->k, w->scale, r->out, r->q,
+                      own);
+}
+
+/* own_v = dy * y', and the state goes on over the block. */
+static void block_y(const walk *w)
+{
+    const room *r = &w->r;
+    if (!w->n.ddecay_v) return;
+    clear(r->out, w->tokens, w->n.v);
+    scan_stream s = {.tokens = w->tokens,
+                     .rows = w->n.k,
+                     .lanes = w->n.v,
+                     .m = r->state,
+                     .x = r->qs,
+                     .w = r->ke,
+                     .u = r->ve,
+                     .e = r->decays.e,
+                     .e_lanes = r->decays.e_v,
+                     .out = r->out};
+    scan_run(&s, SCAN_BOTH);
+    scan_all_pairs(SCAN_ROWS, w->tokens, w->n.k, r->q, r->k, r->decays.a, r->p);
+    scan_finish_reads(SCAN_ROWS, w->tokens, w->n.v, r->decays.a_v, r->p, r->v, 1, r->out, r->dy,
+                      r->own_v + w->begin * w->n.v);
 }
 
 static void sweep_forwards(walk *w)
@@ -163,11 +180,14 @@ static void sweep_forwards(walk *w)
     const lmoe_buf *in = w->a->in, *dq = &w->a->out[DQ];
     const room *r = &w->r;
     int64_t k = in[Q].dim[3], state = w->n.k * w->n.v;
-    if (!lmoe_buf_present(dq) && !w->n.ddecay) return;
-    scan_load_state(&w->c, scan_first(&w->c, &in[CARRY]), k, in[V].dim[3], 1, r->state_t);
+    int64_t v = in[V].dim[3];
+    if (!lmoe_buf_present(dq) && !w->n.ddecay && !w->n.ddecay_v) return;
+    scan_load_state(&w->c, scan_first(&w->c, &in[CARRY]), k, v, 1, r->state_t);
+    if (w->n.ddecay_v) scan_load_state(&w->c, scan_first(&w->c, &in[CARRY]), k, v, 0, r->state);
     for (int64_t block = 0; block < w->n.blocks; block++) {
         load_block(w, block);
-        if (w->n.ddecay)
+        block_y(w);
+        if (w->n.ddecay || w->n.ddecay_v)
             memcpy(r->states + block * state, r->state_t, sizeof(float) * (size_t)state);
         clear(r->out, w->tokens, w->n.k);
         scan_ahead ahead = want_block(w, &w->c, w->begin + SCAN_BLOCK);
@@ -176,13 +196,14 @@ static void sweep_forwards(walk *w)
                          .rows = w->n.v,
                          .lanes = w->n.k,
                          .m = r->state_t,
-                         .x = r->dy,
-                         .w = r->v,
+                         .x = r->dys,
+                         .w = r->ve,
                          .u = w->fades ? r->ke : r->k,
-                         .e = r->decays.e,
+                         .e = w->n.values ? r->decays.e_v : r->decays.e,
+                         .e_lanes = r->decays.e,
                          .out = r->out,
                          .ahead = &ahead};
-        scan_run(&s, r->decays.fade == SCAN_ROWS ? SCAN_LANES : r->decays.fade);
+        scan_run(&s, scan_fade_of(&r->decays, 1));
         float *own = w->n.ddecay ? r->own + w->begin * w->n.k : NULL;
         if (r->decays.fade == SCAN_KEEP) finish_dq(w, SCAN_KEEP, NULL); /* no decay, no ddecay */
         if (r->decays.fade == SCAN_ALL) finish_dq(w, SCAN_ALL, own);
@@ -192,6 +213,18 @@ static void sweep_forwards(walk *w)
 }
 
 /* ---- backwards: dk, dv, ddecay ---- */
+
+/* edge_v = columnsum(G * M), from M^T and G^T */
+static void put_edge_v(const walk *w, const float *state_t, const float *grad_t, float *edge_v)
+{
+    int64_t k = w->n.k;
+    for (int64_t i = 0; i < w->n.v; i++) {
+        float sum = 0;
+        CPU_SIMD_SUM(sum)
+        for (int64_t d = i * k; d < (i + 1) * k; d++) sum += state_t[d] * grad_t[d];
+        edge_v[i] = sum;
+    }
+}
 
 /* edge = rowsum(G * M), from M^T and G^T */
 static void put_edge(const walk *w, const float *state_t, const float *grad_t, float *edge)
@@ -205,21 +238,22 @@ static void put_edge(const walk *w, const float *state_t, const float *grad_t, f
     }
 }
 
-/* own, the differences between the ddecay of one token and the next, becomes ddecay. */
-CPU_INLINE void sum_differences(const walk *w, scan_fade fade, float *own)
+/* own (token n), the differences between the ddecay of one token and the next, becomes ddecay;
+ * edge: ddecay at the block's start and end. */
+CPU_INLINE void sum_differences(scan_fade fade, int64_t tokens, int64_t n, const float *a,
+                                float *const *edge, float *own)
 {
-    const float *a = w->r.decays.a;
-    int64_t n = w->n.k, middle = w->tokens / 2;
+    int64_t middle = tokens / 2;
     for (int64_t d = 0; d < n; d += CPU_LANES) {
-        cpu_vec sum = cpu_load(w->r.edge[0] + d);
+        cpu_vec sum = cpu_load(edge[0] + d);
         for (int64_t t = 0; t < middle; t++) {
             cpu_vec difference = cpu_load(own + t * n + d);
             sum = cpu_where(scan_factor(fade, a, n, t, d) != 0, sum);
             cpu_store(own + t * n + d, sum);
             sum -= difference;
         }
-        sum = cpu_load(w->r.edge[1] + d);
-        for (int64_t t = w->tokens - 1; t >= middle; t--) {
+        sum = cpu_load(edge[1] + d);
+        for (int64_t t = tokens - 1; t >= middle; t--) {
             sum += cpu_load(own + t * n + d);
             sum = cpu_where(scan_factor(fade, a, n, t, d) != 0, sum);
             cpu_store(own + t * n + d, sum);
@@ -248,41 +282,18 @@ static void put_ddecay(walk *w, int64_t t, const float *row)
         *w->partial += sum;
 }
 
-/* out, what the gradient at the group's end gives to dk, becomes dk. own, if not NULL: less k *
- * dk'. dk_j = (a_{j+1} ... a_3) out_j + sum_{i >= j} (dy_i . v_j) scale q_i a_{j+1} ... a_i */
+/* out, what the gradient at each group's end gives to dk, becomes dk; own: less k * dk'. */
 CPU_INLINE void finish_dk(const walk *w, scan_fade fade, float *own)
 {
     const room *r = &w->r;
-    int64_t n = w->n.k, groups = (w->tokens + SCAN_GROUP - 1) / SCAN_GROUP;
-    for (int64_t g = groups - 1; g >= 0; g--) {
-        int64_t t = g * SCAN_GROUP;
-        const float(*p)[SCAN_GROUP] = r->dp[t / SCAN_GROUP];
-        for (int64_t d = 0; d < n; d += CPU_LANES) {
-            cpu_vec q[SCAN_GROUP], f = cpu_all(1), after = {0};
-            CPU_UNROLL
-            for (int j = SCAN_GROUP - 1; j >= 0; j--) {
-                int64_t at = (t + j) * n + d;
-                cpu_vec dk = cpu_load(r->out + at), a = {0};
-                if (fade != SCAN_KEEP) {
-                    a = scan_factor(fade, r->decays.a, n, t + j, d);
-                    for (int i = j + 1; i < SCAN_GROUP; i++) q[i] *= after;
-                    if (j < SCAN_GROUP - 1) dk *= f *= after;
-                    after = a;
-                }
-                for (int i = j + 1; i < SCAN_GROUP; i++) dk += p[i][j] * q[i];
-                if (own) cpu_store(own + at, cpu_load(own + at) - cpu_load(r->k + at) * dk);
-                q[j] = cpu_load(r->q + at);
-                cpu_store(r->out + at, dk + p[j][j] * q[j]);
-            }
-        }
-    }
+    scan_finish_writes(fade, w->tokens, w->n.k, r->decays.a, r->dp, r->q, r->out, r->k, own);
 }
 
 static void block_dk(walk *w)
 {
     const room *r = &w->r;
     const lmoe_buf *dk = &w->a->out[DK];
-    if (!lmoe_buf_present(dk) && !w->n.ddecay) return;
+    if (!lmoe_buf_present(dk) && !w->n.ddecay && !w->n.ddecay_v) return;
     clear(r->out, w->tokens, w->n.k);
     int64_t k = w->a->in[K].dim[3], v = w->a->in[V].dim[3], next = w->begin - SCAN_BLOCK;
     int64_t begin = next < 0 ? w->c.seq : next;
@@ -297,13 +308,14 @@ static void block_dk(walk *w)
                      .lanes = w->n.k,
                      .backwards = 1,
                      .m = r->grad_t,
-                     .x = r->v,
-                     .w = r->dy,
+                     .x = r->ve,
+                     .w = r->dys,
                      .u = w->fades ? r->qs : r->q,
-                     .e = r->decays.e,
+                     .e = w->n.values ? r->decays.e_v : r->decays.e,
+                     .e_lanes = r->decays.e,
                      .out = r->out,
                      .ahead = &ahead};
-    scan_run(&s, r->decays.fade == SCAN_ROWS ? SCAN_LANES : r->decays.fade);
+    scan_run(&s, scan_fade_of(&r->decays, 1));
     float *own = w->n.ddecay ? r->own + w->begin * w->n.k : NULL;
     if (r->decays.fade == SCAN_KEEP) finish_dk(w, SCAN_KEEP, NULL);
     if (r->decays.fade == SCAN_ALL) finish_dk(w, SCAN_ALL, own);
@@ -311,18 +323,42 @@ static void block_dk(walk *w)
     scan_store(&w->c, dk, k, w->begin, w->tokens, r->out);
 }
 
+static void swap_edges(float **edge)
+{
+    float *end = edge[0];
+    edge[0] = edge[1]; /* one block's start is the end of the one before */
+    edge[1] = end;
+}
+
 /* After block_dk: the gradient is that at the block's start. */
 static void block_ddecay(walk *w, int64_t block)
 {
     room *r = &w->r;
     if (!w->n.ddecay) return;
-    float *own = r->own + w->begin * w->n.k, *end = r->edge[0];
+    float *own = r->own + w->begin * w->n.k;
     put_edge(w, r->states + block * w->n.k * w->n.v, r->grad_t, r->edge[0]);
-    if (r->decays.fade == SCAN_ALL) sum_differences(w, SCAN_ALL, own);
-    if (r->decays.fade == SCAN_ROWS) sum_differences(w, SCAN_ROWS, own);
+    if (r->decays.fade == SCAN_ALL)
+        sum_differences(SCAN_ALL, w->tokens, w->n.k, r->decays.a, r->edge, own);
+    if (r->decays.fade == SCAN_ROWS)
+        sum_differences(SCAN_ROWS, w->tokens, w->n.k, r->decays.a, r->edge, own);
     for (int64_t t = w->tokens - 1; t >= 0; t--) put_ddecay(w, t, own + t * w->n.k);
-    r->edge[0] = r->edge[1]; /* one block's start is the end of the one before */
-    r->edge[1] = end;
+    swap_edges(r->edge);
+}
+
+/* After block_dv, which has taken v * dv' from own_v. */
+static void block_ddecay_v(walk *w, int64_t block)
+{
+    room *r = &w->r;
+    if (!w->n.ddecay_v) return;
+    float *own = r->own_v + w->begin * w->n.v;
+    put_edge_v(w, r->states + block * w->n.k * w->n.v, r->grad_t, r->edge_v[0]);
+    sum_differences(SCAN_ROWS, w->tokens, w->n.v, r->decays.a_v, r->edge_v, own);
+    for (int64_t t = 0; t < w->tokens; t++) { /* skipped tokens: nothing */
+        if (scan_skips(&w->c, w->begin + t))
+            memset(own + t * w->n.v, 0, sizeof *own * (size_t)w->n.v);
+    }
+    scan_store(&w->c, &w->a->out[DDECAY_V], w->a->in[V].dim[3], w->begin, w->tokens, own);
+    swap_edges(r->edge_v);
 }
 
 /* out = what dv gets from tokens of its own group: dv_j = sum_{i >= j} p_ij dy_i */
@@ -330,7 +366,6 @@ static void start_dv(const walk *w)
 {
     const room *r = &w->r;
     int64_t v = w->n.v;
-    scan_all_pairs(r->decays.fade, w->tokens, w->n.k, r->q, r->k, r->decays.a, r->p);
     for (int64_t t = 0; t < w->tokens; t += SCAN_GROUP) {
         const float(*p)[SCAN_GROUP] = r->p[t / SCAN_GROUP];
         for (int64_t d = 0; d < v; d += CPU_LANES) {
@@ -348,8 +383,13 @@ static void block_dv(walk *w)
 {
     const room *r = &w->r;
     const lmoe_buf *dv = &w->a->out[DV];
-    if (!lmoe_buf_present(dv) && !lmoe_buf_present(&w->a->out[DCARRY_OUT])) return;
-    start_dv(w);
+    if (!lmoe_buf_present(dv) && !lmoe_buf_present(&w->a->out[DCARRY_OUT]) && !w->n.ddecay_v)
+        return;
+    scan_all_pairs(r->decays.fade, w->tokens, w->n.k, r->q, r->k, r->decays.a, r->p);
+    if (w->n.values)
+        clear(r->out, w->tokens, w->n.v);
+    else
+        start_dv(w);
     scan_stream s = {.tokens = w->tokens,
                      .rows = w->n.k,
                      .lanes = w->n.v,
@@ -357,10 +397,14 @@ static void block_dv(walk *w)
                      .m = r->grad,
                      .x = w->fades ? r->ke : r->k,
                      .w = w->fades ? r->qs : r->q,
-                     .u = r->dy,
+                     .u = r->dys,
                      .e = r->decays.e,
+                     .e_lanes = r->decays.e_v,
                      .out = r->out};
-    scan_run(&s, r->decays.fade);
+    scan_run(&s, scan_fade_of(&r->decays, 0));
+    if (w->n.values)
+        scan_finish_writes(SCAN_ROWS, w->tokens, w->n.v, r->decays.a_v, r->p, r->dy, r->out, r->v,
+                           w->n.ddecay_v ? r->own_v + w->begin * w->n.v : NULL);
     scan_store(&w->c, dv, w->a->in[V].dim[3], w->begin, w->tokens, r->out);
 }
 
@@ -371,11 +415,13 @@ static void sweep_backwards(walk *w)
     scan_load_state(&w->c, &in[DCARRY], k, v, 0, w->r.grad);
     scan_load_state(&w->c, &in[DCARRY], k, v, 1, w->r.grad_t);
     if (w->n.ddecay) put_edge(w, w->r.state_t, w->r.grad_t, w->r.edge[1]);
+    if (w->n.ddecay_v) put_edge_v(w, w->r.state_t, w->r.grad_t, w->r.edge_v[1]);
     for (int64_t block = w->n.blocks - 1; block >= 0; block--) {
         load_block(w, block);
         block_dk(w);
         block_ddecay(w, block);
         block_dv(w);
+        block_ddecay_v(w, block);
     }
     scan_store_state(&w->c, &w->a->out[DCARRY_OUT], k, v, w->r.grad);
 }
@@ -396,7 +442,7 @@ static void run_heads(void *arg, int64_t begin, int64_t end, int thread)
     w.scale = (float)((const lmoe_scan_diag_attrs *)a->attrs)->scale;
     cut((char *)a->workspace + (size_t)thread * bytes, &w.n, &w.r);
     for (int64_t i = begin; i < end; i++) {
-        w.c = scan_enter(&a->in[Q], &a->in[DECAY], &a->in[RESET], &a->in[SKIP], i);
+        w.c = scan_enter(&a->in[Q], &a->in[DECAY], &a->in[DECAY_V], &a->in[RESET], &a->in[SKIP], i);
         w.partial = partials(a, bytes) + i;
         *w.partial = 0;
         sweep_forwards(&w);
@@ -430,7 +476,7 @@ static size_t workspace(const lmoe_args *a)
 
 static int can(const lmoe_args *a)
 {
-    for (int i = Q; i <= DCARRY; i++) {
+    for (int i = Q; i <= DECAY_V; i++) {
         if (i != RESET && i != SKIP && !cpu_f32_or_absent(&a->in[i])) return 0;
     }
     return 1;

@@ -39,6 +39,7 @@ typedef enum scan_fade {
     SCAN_ALL,   /* one, for the whole state */
     SCAN_ROWS,  /* one for each channel of head_k, and these are the state's rows */
     SCAN_LANES, /* the same, and these are its lanes */
+    SCAN_BOTH,  /* one for each row and one for each lane: the values decay too */
 } scan_fade;
 
 /* ---- the recurrence ---- */
@@ -79,6 +80,7 @@ typedef struct scan_stream {
     const float *x, *w;      /* (token rows) */
     const float *u;          /* (token lanes) */
     const float *e;          /* (group), (group rows) or (group lanes) */
+    const float *e_lanes;    /* (group lanes), of SCAN_BOTH */
     float *out;              /* (token lanes), added to; NULL: only the state is wanted */
     const scan_ahead *ahead; /* memory of the next block, fetched meanwhile; may be NULL */
 } scan_stream;
@@ -108,13 +110,17 @@ CPU_INLINE void scan_tile(const scan_stream *s, scan_fade fade, int width, int64
             }
             for (int v = 0; v < width; v++) cpu_store(out + v * CPU_LANES, y[v]);
         }
-        const float *e = s->e + group * (fade == SCAN_ROWS ? rows : fade == SCAN_LANES ? lanes : 1);
+        int64_t factors = fade == SCAN_ALL ? 1 : fade == SCAN_LANES ? lanes : rows;
+        const float *e = s->e + group * factors;
+        const float *e_lanes = fade == SCAN_BOTH ? s->e_lanes + group * lanes + lane : NULL;
         CPU_UNROLL
         for (int r = 0; r < SCAN_TILE && fade != SCAN_KEEP; r++) {
             for (int v = 0; v < width; v++) {
                 if (fade == SCAN_ALL) m[r][v] *= cpu_all(*e);
                 if (fade == SCAN_ROWS) m[r][v] *= cpu_all(e[row + r]);
                 if (fade == SCAN_LANES) m[r][v] *= cpu_load(e + lane + v * CPU_LANES);
+                if (fade == SCAN_BOTH)
+                    m[r][v] *= cpu_all(e[row + r]) * cpu_load(e_lanes + v * CPU_LANES);
             }
         }
         for (int64_t t = 0; t < tokens; t++, w += rows, u += lanes) {
@@ -151,6 +157,7 @@ static inline void scan_run(const scan_stream *s, scan_fade fade)
     case SCAN_ALL: scan_tiles(s, SCAN_ALL); break;
     case SCAN_ROWS: scan_tiles(s, SCAN_ROWS); break;
     case SCAN_LANES: scan_tiles(s, SCAN_LANES); break;
+    case SCAN_BOTH: scan_tiles(s, SCAN_BOTH); break;
     }
 }
 

@@ -18,7 +18,8 @@ template <int R> static void run(const lmoe_args *a, const Scan &c)
 
 static int can(const lmoe_args *a)
 {
-    return cuda_all_f32(a) && elements_of(a->in[K].dim[3]) > 0;
+    int values = a->n_in > CARRY + 1 && lmoe_buf_present(&a->in[CARRY + 1]); /* that decay */
+    return cuda_all_f32(a) && elements_of(a->in[K].dim[3]) > 0 && !values;
 }
 
 static lmoe_status launch(const lmoe_args *a)

@@ -222,7 +222,9 @@ template <int R> static void run_over_k(const lmoe_args *a, const Scan &c, float
 
 static int can(const lmoe_args *a)
 {
-    return cuda_all_f32(a) && elements_of(a->in[K].dim[3]) > 0 && elements_of(a->in[V].dim[3]) > 0;
+    int values = a->n_in > DCARRY + 1 && lmoe_buf_present(&a->in[DCARRY + 1]); /* that decay */
+    return cuda_all_f32(a) && elements_of(a->in[K].dim[3]) > 0 &&
+           elements_of(a->in[V].dim[3]) > 0 && !values;
 }
 
 /* dcarry may lie over the one that is read: what writes it comes last. */
