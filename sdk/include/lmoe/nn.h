@@ -89,6 +89,141 @@ static inline int64_t lmoe_axis_size(lmoe_trace *t, lmoe_tensor x, const char *a
     return -1;
 }
 
+/* Declares a constant of two axes without weight decay: biases and gains of heads' channels. */
+static inline lmoe_tensor lmoe_head_vector(lmoe_trace *t, const char *name, const char *axes,
+                                           int64_t heads, int64_t width, double value)
+{
+    lmoe_param_def d;
+    memset(&d, 0, sizeof d);
+    d.size = sizeof d;
+    d.name = name;
+    d.axes = axes;
+    d.dim[0] = heads;
+    d.dim[1] = width;
+    d.init = LMOE_INIT_CONST;
+    d.a = value;
+    d.flags = LMOE_PARAM_NO_DECAY;
+    return lmoe_param(t, &d);
+}
+
+/* Declares the weight of a short convolution over heads' channels: axes "heads head_k kernel". */
+static inline lmoe_tensor lmoe_conv_cube(lmoe_trace *t, const char *name, const char *axes,
+                                         int64_t heads, int64_t width, int64_t kernel)
+{
+    return lmoe_cube(t, name, axes, heads, width, kernel, 0.5 / sqrt((double)kernel));
+}
+
+/* Widths of one head, when all heads' keys (values) together are expand_k (expand_v) times as wide
+ * as the model. */
+static inline lmoe_status lmoe_head_widths(lmoe_trace *t, int64_t heads, double expand_k,
+                                           double expand_v, int64_t *head_k, int64_t *head_v)
+{
+    double e = (double)lmoe_size(t, "embed");
+    int64_t k = (int64_t)(e * expand_k), v = (int64_t)(e * expand_v);
+    if (k < heads || v < heads || k % heads != 0 || v % heads != 0) {
+        lmoe_fail(t, "heads = %lld must divide the keys' width %lld and the values' width %lld",
+                  (long long)heads, (long long)k, (long long)v);
+        return LMOE_E_CONFIG;
+    }
+    *head_k = k / heads;
+    *head_v = v / heads;
+    return LMOE_OK;
+}
+
+/* Index of a named axis of x, and x's description; -1 (and a recorded failure) if x lacks it. */
+static inline int lmoe_axis_index(lmoe_trace *t, lmoe_tensor x, const char *axis, lmoe_desc *d)
+{
+    if (lmoe_describe(t, x, d) != LMOE_OK) return -1;
+    for (int i = 0; i < d->rank; i++) {
+        if (strcmp(d->axis[i], axis) == 0) return i;
+    }
+    lmoe_fail(t, "a tensor without axis '%s' was to be changed along it", axis);
+    return -1;
+}
+
+/* x with axis `from` under the name `to`: a view. */
+static inline lmoe_tensor lmoe_rename_axis(lmoe_trace *t, lmoe_tensor x, const char *from,
+                                           const char *to)
+{
+    return lmoe_merge_axes(t, lmoe_split_axis(t, x, from, "rename", 1, "unit"), "rename", to);
+}
+
+/* A constant vector (axis) of n ones in x's dtype. */
+static inline lmoe_tensor lmoe_ones(lmoe_trace *t, lmoe_tensor x, const char *axis, int64_t n)
+{
+    lmoe_desc d;
+    if (lmoe_describe(t, x, &d) != LMOE_OK) return x;
+    return lmoe_cast(t, lmoe_iota(t, axis, n, 1, 0), d.dtype);
+}
+
+/* (batch seq kv_heads d) -> (batch seq heads d): each head `times` times in a row. */
+static inline lmoe_tensor lmoe_repeat_heads(lmoe_trace *t, lmoe_tensor x, int64_t times)
+{
+    if (times == 1) return lmoe_rename_axis(t, x, "kv_heads", "heads");
+    lmoe_tensor ones = lmoe_ones(t, x, "group", times);
+    return lmoe_merge_axes(t, lmoe_einsum(t, "b s g d, r -> b s g r d", x, ones), "kv_heads",
+                           "heads");
+}
+
+/* a and b side by side along a named axis; their other axes agree. */
+static inline lmoe_tensor lmoe_concat(lmoe_trace *t, lmoe_tensor a, lmoe_tensor b, const char *axis)
+{
+    lmoe_desc da, db;
+    int at = lmoe_axis_index(t, a, axis, &da);
+    if (at < 0 || lmoe_axis_index(t, b, axis, &db) != at) return a;
+    return lmoe_add(t, lmoe_pad(t, a, at, 0, db.dim[at], 0.0),
+                    lmoe_pad(t, b, at, da.dim[at], 0, 0.0));
+}
+
+/* y[i] = x[i - shift], around the ends of a named axis; 0 < shift < its size. */
+static inline lmoe_tensor lmoe_roll(lmoe_trace *t, lmoe_tensor x, const char *axis, int64_t shift)
+{
+    lmoe_desc d;
+    int at = lmoe_axis_index(t, x, axis, &d);
+    if (at < 0) return x;
+    return lmoe_concat(t, lmoe_slice(t, x, at, d.dim[at] - shift, shift),
+                       lmoe_slice(t, x, at, 0, d.dim[at] - shift), axis);
+}
+
+/* (x - mean) / sqrt(variance + eps) over the last axis, times weight, plus bias (either may be
+ * absent; their axes are the last ones of x). x: rank 3 or 4. */
+static inline lmoe_tensor lmoe_layernorm(lmoe_trace *t, lmoe_tensor x, lmoe_tensor weight,
+                                         lmoe_tensor bias, double eps)
+{
+    lmoe_desc d;
+    if (lmoe_describe(t, x, &d) != LMOE_OK) return x;
+    lmoe_tensor sum = lmoe_sum(t, d.rank == 3 ? "b s e -> b s" : "b s h e -> b s h", x);
+    lmoe_tensor less = lmoe_mul_scalar(t, sum, -1.0 / (double)d.dim[d.rank - 1]);
+    lmoe_tensor y = lmoe_rmsnorm(t, lmoe_add(t, x, less), lmoe_absent(), eps);
+    if (!lmoe_is_absent(weight)) y = lmoe_mul(t, y, weight);
+    return lmoe_is_absent(bias) ? y : lmoe_add(t, y, bias);
+}
+
+/* The token before: y_s = x_{s-1}, zeros before the first of a document. x: (batch seq d) or
+ * (batch seq d e). A short convolution of two tokens whose weights are 1 and 0. */
+static inline lmoe_tensor lmoe_token_before(lmoe_trace *t, lmoe_tensor x)
+{
+    lmoe_desc d;
+    if (lmoe_describe(t, x, &d) != LMOE_OK) return x;
+    lmoe_tensor w = lmoe_ones(t, x, d.axis[2], d.dim[2]);
+    lmoe_tensor taps = lmoe_cast(t, lmoe_iota(t, "kernel", 2, 1, -1), d.dtype);
+    if (d.rank == 4) w = lmoe_einsum(t, "d, e -> d e", w, lmoe_ones(t, x, d.axis[3], d.dim[3]));
+    w = lmoe_einsum(t, d.rank == 4 ? "d e, j -> d e j" : "d, j -> d j", w, taps);
+    return lmoe_short_conv(t, x, w, 0);
+}
+
+/* scan_diag whose result is divided by what a value of 1 would give, plus eps. A column of ones
+ * beside v carries that sum in the same state. */
+static inline lmoe_tensor lmoe_scan_diag_normalized(lmoe_trace *t, lmoe_tensor q, lmoe_tensor k,
+                                                    lmoe_tensor v, lmoe_tensor decay, double scale,
+                                                    double eps)
+{
+    int64_t n = lmoe_axis_size(t, v, "head_v");
+    lmoe_tensor y = lmoe_scan_diag(t, q, k, lmoe_pad(t, v, 3, 0, 1, 1.0), decay, scale);
+    lmoe_tensor sum = lmoe_sum(t, "b s h v -> b s h", lmoe_slice(t, y, 3, n, 1));
+    return lmoe_div(t, lmoe_slice(t, y, 3, 0, n), lmoe_affine(t, sum, 1.0, eps));
+}
+
 #ifdef __cplusplus
 }
 #endif
