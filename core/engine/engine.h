@@ -64,9 +64,9 @@ typedef struct lmoe__engine {
     int n_programs, cap_programs;
     bool eager, profile;
     int pipe_axis; /* mesh axis of the pipeline, -1: none */
-    const bool
-        *held; /* with a pipeline: [weight * its ranks + rank]: whether the rank's stages read
-                         the weight; NULL: every rank has all */
+    /* with a pipeline: [weight * its ranks + rank]: whether the rank's stages read the weight; NULL:
+     * every rank has all */
+    const bool *on_rank;
 } lmoe__engine;
 
 /* dev: opened device, not owned; NULL: sizes only, for `lmoe plan`. */
