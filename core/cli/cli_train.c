@@ -40,7 +40,7 @@ int lmoe__cli_train(lmoe_ctx *ctx, int argc, char **argv)
     } else {
         if (eager) s.train.eager = 1;
         code = lmoe__train(ctx, &s);
-        if (code == 1) code = lmoe__cli_report(ctx);
+        if (code == 1 && ctx->status != LMOE_OK) code = lmoe__cli_report(ctx);
     }
     lmoe__setup_free(&s);
     return code;

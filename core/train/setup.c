@@ -115,15 +115,22 @@ static const lmoe_option parallel_table[] = {
      "Strategy of the axis fsdp."},
     LMOE_OPTION_END};
 
+typedef struct comm_section {
+    double timeout;
+} comm_section;
+
+static const lmoe_option comm_table[] = {
+    {"timeout", O(FLOAT, comm_section, timeout), "600", 0, 1e6, NULL, "seconds",
+     "The longest that a rank waits for others in one exchange before the run ends; 0: no limit."},
+    LMOE_OPTION_END};
+
 const lmoe__section_table *lmoe__setup_tables(void)
 {
-    static const lmoe__section_table tables[] = {{"run", run_table},
-                                                 {"data", data_table},
-                                                 {"train", train_table},
-                                                 {"alarm", alarm_table},
-                                                 {"device", device_table},
-                                                 {"parallel", parallel_table},
-                                                 {NULL, NULL}};
+    static const lmoe__section_table tables[] = {
+        {"run", run_table},       {"data", data_table},
+        {"train", train_table},   {"alarm", alarm_table},
+        {"device", device_table}, {"parallel", parallel_table},
+        {"comm", comm_table},     {NULL, NULL}};
     return tables;
 }
 
@@ -186,6 +193,7 @@ static lmoe_status add_axis(lmoe_ctx *ctx, lmoe__setup *s, const parallel_option
 static lmoe_status read_parallel(lmoe_ctx *ctx, lmoe__setup *s)
 {
     parallel_options o;
+    comm_section limits;
     const lmoe_class *c;
     LMOE_TRY(lmoe__options_fill(ctx, s->conf, "parallel", parallel_table, &o, s->arena));
     s->world = 1;
@@ -196,9 +204,12 @@ static lmoe_status read_parallel(lmoe_ctx *ctx, lmoe__setup *s)
                               &c));
     s->comm = (const lmoe_comm *)c;
     LMOE_TRY(fill_class(ctx, s, "comm", c, &s->comm_options));
-    if (s->world > 1 && !(c->flags & LMOE_COMM_THREADS))
+    LMOE_TRY(lmoe__options_fill(ctx, s->conf, "comm", comm_table, &limits, s->arena));
+    s->comm_timeout = limits.timeout;
+    if (s->world > 1 && !(c->flags & (LMOE_COMM_THREADS | LMOE_COMM_PROCESSES)))
         return lmoe_error(ctx, LMOE_E_CONFIG,
-                          "%s: the mesh has %d ranks, but %s has one; use comm = comm/loop",
+                          "%s: the mesh has %d ranks, but %s has one; use comm = comm/loop, or "
+                          "comm/mpi for processes",
                           lmoe__conf_where(s->conf, "parallel", "mesh"), s->world, o.comm);
     return LMOE_OK;
 }

@@ -52,6 +52,7 @@ typedef struct lmoe__setup {
     int n_axes, world;
     const lmoe_comm *comm;
     void *comm_options;
+    double comm_timeout; /* seconds */
 } lmoe__setup;
 
 /* What of a run file is needed: `lmoe plan` works without data, a feed-forward part alone without

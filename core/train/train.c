@@ -77,11 +77,27 @@ static lmoe_status open_data(lmoe__rank *r)
     return lmoe_error(&r->ctx, status, "%s: [data]: %s", where, quiet.message);
 }
 
+/* Ranks on several machines may see different files. */
+static lmoe_status same_step(lmoe__rank *r)
+{
+    const lmoe_comm *c = r->setup->comm;
+    int64_t step[2] = {r->done, -r->done};
+    if (!r->world) return LMOE_OK;
+    lmoe_status status = lmoe_all_reduce(c, r->world, step, 2, LMOE_I64, LMOE_MAX, NULL);
+    if (status != LMOE_OK)
+        return lmoe_error(&r->ctx, status, "%s: %s", c->base.name, c->message(r->world));
+    if (step[0] == -step[1]) return LMOE_OK;
+    return lmoe_error(&r->ctx, LMOE_E_CONFIG,
+                      "rank %d found the checkpoint of step %lld in '%s', another rank that of "
+                      "step %lld; the folder must be the same one for all",
+                      r->rank, (long long)r->done, r->setup->run.dir,
+                      (long long)(r->done == step[0] ? -step[1] : step[0]));
+}
+
 static lmoe_status set_up(lmoe__rank *r, const lmoe__mesh *mesh)
 {
     const lmoe__setup *s = r->setup;
     LMOE_TRY(open_data(r));
-    LMOE_TRY(s->device->open(&r->ctx, s->device_options, &r->dev));
     LMOE_TRY(lmoe__engine_init(&r->engine, &r->ctx, &s->model, mesh, s->device, r->dev,
                                lmoe__setup_dtype(s)));
     LMOE_TRY(make_programs(r));
@@ -89,6 +105,7 @@ static lmoe_status set_up(lmoe__rank *r, const lmoe__mesh *mesh)
     make_batch(r);
     r->best_val = NAN;
     if (s->run.resume) LMOE_TRY(lmoe__state_resume(r));
+    LMOE_TRY(same_step(r));
     return lmoe__report_open(r);
 }
 
@@ -213,10 +230,10 @@ static lmoe_status train_step(lmoe__rank *r, lmoe__step_result *out)
 
 /* ---- evaluation ---- */
 
-/* Rank 0 hears of signals; all stop together. */
+/* A signal to any rank stops all, after the same step. */
 static lmoe_status poll_stop(lmoe__rank *r)
 {
-    bool stop = r->stop || (r->rank == 0 && lmoe__signal_pending());
+    bool stop = r->stop || lmoe__signal_pending();
     LMOE_TRY(lmoe__rank_any(r, &stop));
     r->stop = stop;
     return LMOE_OK;
@@ -311,6 +328,5 @@ lmoe_status lmoe__rank_train(lmoe__rank *r, const lmoe__mesh *mesh)
     lmoe_status status = set_up(r, mesh);
     if (status == LMOE_OK) status = loop(r);
     if (status == LMOE_OK) status = lmoe__report_end(r);
-    r->status = status;
     return status;
 }

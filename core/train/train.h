@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
- * core/train/train.h: training: one thread a rank, each with its engine; rank 0 writes.
+ * core/train/train.h: training: one thread or process a rank, each with its engine; rank 0
+ * writes.
  *
  *   train.c    the step loop and evaluation
- *   world.c    ranks, their communicators and threads
+ *   world.c    the ranks of a run, as threads or as processes, and how they end
+ *   ranks.c    which rank a process is
  *   state.c    checkpoints: save, load
  *   report.c   metrics.jsonl, run.json, the status line, alarms
  */
@@ -55,10 +57,21 @@ typedef struct lmoe__rank {
     lmoe_status status;
 } lmoe__rank;
 
-/* Trains in this process; returns the exit code. Signals must be held. */
+/* What the launcher of this process says of it. ranks: 0 if there is none. */
+typedef struct lmoe__place {
+    int rank, ranks, local_rank, local_ranks;
+    const char *launcher, *variable; /* who says so, and where */
+} lmoe__place;
+
+/* Open MPI, MPICH, torchrun, Slurm; contradictions are errors. */
+lmoe_status lmoe__place_find(lmoe_ctx *ctx, lmoe__place *out);
+
+/* Trains, in this process or as one of its ranks; returns the exit code: 1 for a failure, of which
+ * ctx tells unless it is told already (status LMOE_OK). Signals must be held. */
 int lmoe__train(lmoe_ctx *ctx, const lmoe__setup *s);
 
-/* One rank's whole life; r->ctx, setup, rank, world and the mesh's communicators are set. */
+/* From the weights to the last step; r->ctx, setup, rank, dev, world and the mesh's communicators are
+ * set. */
 lmoe_status lmoe__rank_train(lmoe__rank *r, const lmoe__mesh *mesh);
 void lmoe__rank_free(lmoe__rank *r);
 

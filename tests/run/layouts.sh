@@ -100,8 +100,8 @@ expect 1 "$lmoe" train run.ini --set run.dir=nan --set parallel.mesh=dp:2 --set 
 says "^lmoe: step [0-9]+: loss .*, gradient norm .*: [a-z_]+\.c:[0-9]+"
 [ "$(wc -l <err)" -eq 1 ] || fail "more than one sentence"
 if [ -e "$helpers/libfail_thread.so" ]; then
-    for number in 1 3; do
-        expect 1 env LD_PRELOAD="$helpers/libfail_thread.so" FAIL_THREAD=$number \
+    for number in 0 1 3; do
+        expect 1 env LD_PRELOAD="$helpers/libfail_thread.so" FAIL_THREAD=$((number + 1)) \
             "$lmoe" train run.ini --set run.dir=few --set "parallel.mesh=dp:2 sp:2"
         says "^lmoe: the system gives no thread to rank $number of 4 .*take a smaller \[parallel\] mesh"
     done

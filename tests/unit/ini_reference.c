@@ -25,6 +25,8 @@ static const struct {
     {"device", "Where the run computes."},
     {"parallel", "How the run is spread over ranks. The options of the communicator stand in "
                  "`[comm]`."},
+    {"comm",
+     "How ranks exchange. The options of the communicator's class stand in the same section."},
 };
 
 static const char *about(const char *section)
