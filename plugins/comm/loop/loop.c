@@ -168,7 +168,7 @@ static lmoe_status split(void *p, int32_t color, int32_t key, void **out)
 {
     comm *c = p;
     hub *h = c->group->hub;
-    const lmoe_exchange e = {.size = sizeof e, .kind = (lmoe_exchange_kind)SPLIT};
+    const lmoe_exchange e = {.size = sizeof e, .kind = SPLIT};
     comm *sub = NULL;
     pthread_mutex_lock(&h->mutex);
     lmoe_status s = loop_status(c);

@@ -17,7 +17,7 @@
 #include <stdbool.h>
 #include <stdlib.h>
 
-enum { SPLIT = 0 }; /* as kind of an exchange */
+#define SPLIT ((lmoe_exchange_kind)0)
 
 /* Of one rank, from start to wait. */
 typedef struct request {
