@@ -330,9 +330,9 @@ static void move_on(world *w, request *r)
     int flag = 0;
     if (r->unsure) {
         if (mpi_failed(w, "MPI_Test", MPI_Test(&r->sign, &flag, MPI_STATUS_IGNORE))) return;
-        r->unsure = !flag;
         if (flag) check_signatures(r);
-        if (w->failed) return;
+        if (w->failed) return; /* and the request is never done */
+        r->unsure = !flag;
     }
     if (r->phase == FIRST && finished(r)) finish_first(r);
     if (r->phase == BETWEEN && !must_queue(w, r)) start_second(r);
