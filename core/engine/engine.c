@@ -155,10 +155,13 @@ lmoe_status lmoe__engine_program(lmoe__engine *e, lmoe__program_kind kind,
 {
     lmoe_trace t;
     lmoe_tensor total;
+    lmoe__model_shape s = *shape;
+    s.training = kind == LMOE__TRAIN_FIRST || kind == LMOE__TRAIN_NEXT;
+    s.generating = kind == LMOE__GENERATE;
     lmoe__trace_init(&t, e->ctx, &e->model->ops, e->dtype);
-    lmoe_status status = lmoe__model_trace(&t, e->model, shape, &total);
+    lmoe_status status = lmoe__model_trace(&t, e->model, &s, &total);
     if (status == LMOE_OK) lmoe__engine_remember_weights(e, &t);
-    if (status == LMOE_OK && (kind == LMOE__TRAIN_FIRST || kind == LMOE__TRAIN_NEXT))
+    if (status == LMOE_OK && s.training)
         status = lmoe__model_backward(&t, total, kind == LMOE__TRAIN_NEXT);
     if (status == LMOE_OK) status = finish(e, &t, out);
     lmoe__trace_free(&t);

@@ -39,6 +39,7 @@ typedef struct lmoe__node {
     int32_t forward;   /* backward nodes: the node they were derived from, else -1 */
     const char *file;  /* of the layer that recorded it (or caused it) */
     int line;
+    bool recompute; /* its outputs are not kept for the backward pass, which runs it again */
 } lmoe__node;
 
 /* A value that leaves the graph: into the store's buffer of this name. */
@@ -132,6 +133,7 @@ struct lmoe_trace {
     const char *scope;      /* prefix of parameter names, "layers.3.mixer." */
     const char *class_name; /* for messages and published values */
     int32_t forward;        /* node whose vjp is being recorded, -1 */
+    bool recompute;         /* nodes recorded now are run again rather than kept */
     int32_t carry_count;    /* carries made in this layer so far, for their names */
 
     lmoe__weight *weights;

@@ -384,6 +384,7 @@ lmoe_tensor lmoe_apply(lmoe_trace *t, const lmoe_call *call)
     lmoe__node like = {.op = op, .n_in = ports, .n_out = n_out, .in = in, .layer = t->layer};
     like.attrs = (void *)(uintptr_t)call->attrs;
     like.forward = t->forward;
+    like.recompute = t->recompute && t->forward < 0;
     like.file = call->file;
     like.line = call->line;
     if (t->forward >= 0) { /* the line of the layer, not of the op's vjp */

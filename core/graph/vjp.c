@@ -4,6 +4,9 @@
  * Nodes are visited from the last to the first; each op's vjp records what its operands' gradients
  * are, and gradients of a value that is used several times are added. Only what depends on the
  * wanted values is visited.
+ *
+ * What a node marked `recompute` made is not kept until then: where a derivative reads it, the node
+ * is recorded once more, from operands that are kept or recomputed themselves.
  */
 #include "core/graph/graph.h"
 
@@ -35,7 +38,29 @@ static void accumulate(lmoe_trace *t, int32_t *grad, int32_t v, lmoe_tensor d)
     grad[v] = sum.id > 0 ? sum.id : 0;
 }
 
-static lmoe_status visit(lmoe_trace *t, int index, const bool *needs, int32_t *grad)
+/* The value that backward nodes read in place of v. again[v]: it, if v was recomputed before. */
+static int32_t recomputed(lmoe_trace *t, int32_t v, int32_t *again)
+{
+    const lmoe__graph *g = t->graph;
+    if (v <= 0 || g->values[v].node < 0 || !g->nodes[g->values[v].node].recompute) return v;
+    if (again[v]) return again[v];
+    lmoe__node n = g->nodes[g->values[v].node]; /* a copy: recording moves the array */
+    lmoe_desc desc[LMOE_MAX_IO];
+    int32_t in[LMOE_MAX_IO];
+    for (int k = 0; k < n.n_in; k++) in[k] = recomputed(t, n.in[k], again);
+    for (int k = 0; k < n.n_out; k++) desc[k] = g->values[n.out[k]].desc;
+    lmoe__node like = n;
+    like.in = in;
+    like.forward = t->forward;
+    like.recompute = false;
+    const lmoe__node *twin = &t->graph->nodes[lmoe__graph_append(t->graph, &like, desc)];
+    for (int k = 0; k < n.n_out; k++) {
+        if (n.out[k]) again[n.out[k]] = twin->out[k];
+    }
+    return again[v];
+}
+
+static lmoe_status visit(lmoe_trace *t, int index, const bool *needs, int32_t *grad, int32_t *again)
 {
     lmoe__node n = t->graph->nodes[index]; /* a copy: recording moves the array */
     lmoe_tensor in[LMOE_MAX_IO], out[LMOE_MAX_IO], dout[LMOE_MAX_IO], din[LMOE_MAX_IO];
@@ -62,6 +87,8 @@ static lmoe_status visit(lmoe_trace *t, int index, const bool *needs, int32_t *g
     }
     lmoe_vjp v = {sizeof v, n.attrs, n.n_in, n.n_out, in, out, dout, want, din};
     t->forward = index;
+    for (int k = 0; k < n.n_in; k++) in[k].id = recomputed(t, n.in[k], again);
+    for (int k = 0; k < n.n_out; k++) out[k].id = recomputed(t, n.out[k], again);
     lmoe_status status = n.op->vjp(t, &v);
     if (status == LMOE_OK) status = lmoe__trace_status(t);
     for (int k = 0; status == LMOE_OK && k < n.n_in; k++) {
@@ -78,6 +105,7 @@ lmoe_status lmoe__vjp(lmoe_trace *t, lmoe_tensor loss, const lmoe_tensor *wrt, i
     int n_nodes = t->graph->n_nodes, n_values = t->graph->n_values;
     bool *needs = calloc((size_t)n_values, sizeof *needs);
     int32_t *grad = calloc((size_t)n_values, sizeof *grad);
+    int32_t *again = calloc((size_t)n_values, sizeof *again);
     bool carries = t->carries;
     int layer = t->layer;
     t->carries = false;
@@ -88,12 +116,13 @@ lmoe_status lmoe__vjp(lmoe_trace *t, lmoe_tensor loss, const lmoe_tensor *wrt, i
         lmoe_tensor seed = lmoe_fill_like(t, loss, 1.0);
         grad[loss.id] = seed.id;
         for (int i = n_nodes - 1; i >= 0 && status == LMOE_OK; i--)
-            status = visit(t, i, needs, grad);
+            status = visit(t, i, needs, grad, again);
     }
     for (int i = 0; i < n; i++) d[i].id = grad[wrt[i].id];
     t->carries = carries;
     t->layer = layer;
     free(needs);
     free(grad);
+    free(again);
     return status == LMOE_OK ? lmoe__trace_status(t) : status;
 }

@@ -37,6 +37,18 @@ static const lmoe_option ffn_table[] = {
      NULL, NULL, "Inner width of an expert that every token goes to; 0: none."},
     {"shared_gate", LMOE_OPTION_BOOL, offsetof(lmoe__ffn_options, shared_gate), "no", 0, 0, NULL,
      NULL, "Multiply the shared expert's output by a sigmoid of a projection of the token."},
+    {"activation", LMOE_OPTION_ENUM, offsetof(lmoe__ffn_options, activation), "swiglu", 0, 0,
+     "swiglu geglu gelu relu2", NULL,
+     "Of experts, the shared one and the dense feed-forward; gelu and relu2 have no gate_proj."},
+    {"capacity", LMOE_OPTION_FLOAT, offsetof(lmoe__ffn_options, capacity), "0", 0, 65536, NULL,
+     NULL,
+     "Most tokens of a sequence that an expert takes in training, in multiples of its fair share; "
+     "0: any number."},
+    {"capacity_eval", LMOE_OPTION_FLOAT, offsetof(lmoe__ffn_options, capacity_eval), "0", 0, 65536,
+     NULL, NULL, "The same when the loss on held-out text is computed; generation drops nothing."},
+    {"drop", LMOE_OPTION_ENUM, offsetof(lmoe__ffn_options, drop), "probability", 0, 0,
+     "probability position", NULL,
+     "What an expert that has too many tokens drops: those of least weight, or the last."},
     {"router", LMOE_OPTION_TEXT, offsetof(lmoe__ffn_options, router), "moe/qwen2", 0, 0, NULL, NULL,
      "Class of the router; its options stand in [router]."},
     LMOE_OPTION_END};

@@ -7,75 +7,6 @@
 
 #include <stdlib.h>
 
-/* ---- feed-forward ---- */
-
-typedef struct swiglu_params {
-    lmoe_tensor gate, up, down;
-} swiglu_params;
-
-static lmoe_tensor residual_weight(lmoe_trace *t, const char *name, const char *axes, int64_t a,
-                                   int64_t b, int64_t c)
-{
-    lmoe_param_def d = {.size = sizeof d, .name = name, .axes = axes, .dim = {a, b, c}};
-    d.flags = LMOE_PARAM_RESIDUAL;
-    return lmoe_param(t, &d);
-}
-
-/* SwiGLU of one width for every token. */
-static lmoe_tensor dense_ffn(lmoe_trace *t, lmoe_tensor x, const char *prefix, int64_t hidden)
-{
-    char name[64];
-    int64_t e = lmoe_size(t, "embed");
-    swiglu_params w;
-    snprintf(name, sizeof name, "%sgate_proj.weight", prefix);
-    w.gate = lmoe_matrix(t, name, "embed hidden", e, hidden, 0);
-    snprintf(name, sizeof name, "%sup_proj.weight", prefix);
-    w.up = lmoe_matrix(t, name, "embed hidden", e, hidden, 0);
-    snprintf(name, sizeof name, "%sdown_proj.weight", prefix);
-    w.down = residual_weight(t, name, "hidden embed", hidden, e, 0);
-    lmoe_tensor gate = lmoe_einsum(t, "b s e, e f -> b s f", x, w.gate);
-    lmoe_tensor up = lmoe_einsum(t, "b s e, e f -> b s f", x, w.up);
-    return lmoe_einsum(t, "b s f, f e -> b s e", lmoe_swiglu(t, gate, up), w.down);
-}
-
-static lmoe_tensor shared_expert(lmoe_trace *t, const lmoe__model *m, lmoe_tensor x)
-{
-    lmoe_tensor y = dense_ffn(t, x, "shared_expert.", m->ffn.shared_hidden);
-    if (!m->ffn.shared_gate) return y;
-    lmoe_tensor w = lmoe_vector(t, "shared_expert_gate.weight", "embed", m->o.embed, 0.0);
-    lmoe_tensor gate = lmoe_sigmoid(t, lmoe_einsum(t, "b s e, e -> b s", x, w));
-    return lmoe_mul(t, y, gate);
-}
-
-/* Rows sorted by expert go through grouped products; the router's weights are applied when they
- * return. */
-static lmoe_tensor moe_ffn(lmoe_trace *t, const lmoe__model *m, lmoe_tensor x)
-{
-    int64_t e = m->o.embed, f = m->ffn.hidden, n = m->ffn.experts;
-    void *params = lmoe__arena_alloc(t->graph->arena, m->router->params_size + 1);
-    lmoe_routing routing = {.size = sizeof routing};
-    const char *class_name = t->class_name;
-    t->class_name = m->router->base.name;
-    if (m->router->params(t, m->router_options, params) != LMOE_OK ||
-        m->router->forward(t, m->router_options, params, x, &routing) != LMOE_OK)
-        return lmoe_fail(t, "the router reported a failure without a message");
-    t->class_name = class_name;
-    lmoe_add_stat(t, "moe/load", lmoe_histogram(t, routing.index, n));
-
-    lmoe_tensor gate_w =
-        lmoe_cube(t, "experts.gate_proj.weight", "expert embed hidden", n, e, f, 0);
-    lmoe_tensor up_w = lmoe_cube(t, "experts.up_proj.weight", "expert embed hidden", n, e, f, 0);
-    lmoe_tensor down_w =
-        residual_weight(t, "experts.down_proj.weight", "expert hidden embed", n, f, e);
-    lmoe_moe_order order = lmoe_moe_sort(t, routing.index, n);
-    lmoe_tensor rows = lmoe_moe_gather(t, x, order);
-    lmoe_tensor gate = lmoe_grouped_linear(t, rows, gate_w, order.offsets);
-    lmoe_tensor up = lmoe_grouped_linear(t, rows, up_w, order.offsets);
-    lmoe_tensor y = lmoe_grouped_linear(t, lmoe_swiglu(t, gate, up), down_w, order.offsets);
-    lmoe_tensor out = lmoe_moe_combine(t, y, order, routing.weight);
-    return m->ffn.shared_hidden ? lmoe_add(t, out, shared_expert(t, m, x)) : out;
-}
-
 /* ---- blocks ---- */
 
 static lmoe_tensor mix(lmoe_trace *t, const lmoe__mixer *x, lmoe_tensor h)
@@ -117,9 +48,7 @@ static lmoe_tensor block(lmoe_trace *t, const lmoe__model *m, int64_t i, lmoe_te
     norm = lmoe_vector(t, "mlp_norm.weight", "embed", m->o.embed, 1.0);
     normed = lmoe_rmsnorm(t, h, norm, m->o.norm_eps);
     t->scope = lmoe__arena_printf(a, "model.layers.%d.mlp.", (int)i);
-    lmoe_tensor y = m->ffn.kind == LMOE__FFN_DENSE ? dense_ffn(t, normed, "", m->ffn.hidden)
-                                                   : moe_ffn(t, m, normed);
-    return lmoe_add(t, h, y);
+    return lmoe_add(t, h, lmoe__feed_forward(t, m, normed));
 }
 
 /* ---- the whole ---- */
@@ -134,6 +63,8 @@ static void enter_inputs(lmoe_trace *t, const lmoe__model_shape *s)
         lmoe__trace_enter(t, in, "in:positions", LMOE_I32, "batch seq", dim).id;
     t->ambient[LMOE_AMBIENT_DOCUMENT] =
         lmoe__trace_enter(t, in, "in:document", LMOE_I32, "batch seq", dim).id;
+    t->ambient[LMOE_AMBIENT_NOISE] =
+        lmoe__trace_enter(t, in, "in:noise", LMOE_I32, "batch seq", dim).id;
     if (s->resets)
         t->ambient[LMOE_AMBIENT_RESET] =
             lmoe__trace_enter(t, in, "in:reset", LMOE_U8, "batch seq", dim).id;
@@ -154,6 +85,8 @@ static void set_sizes(lmoe_trace *t, const lmoe__model *m, const lmoe__model_sha
     lmoe__trace_set_size(t, "batch", s->batch);
     lmoe__trace_set_size(t, "seq", s->seq);
     lmoe__trace_set_size(t, "context", s->context);
+    lmoe__trace_set_size(t, "training", s->training);
+    lmoe__trace_set_size(t, "generating", s->generating);
 }
 
 static lmoe_tensor loss_of(lmoe_trace *t, const lmoe__model_shape *s, lmoe_tensor h,
@@ -272,7 +205,7 @@ lmoe_status lmoe__layer_trace(lmoe_trace *t, const lmoe__model *m, const lmoe__l
         t->layer = s->layers[i];
         t->carry_count = 0;
         t->scope = s->count == 1 ? "" : lmoe__arena_printf(t->graph->arena, "%d.", t->layer);
-        y = m->n_mixers ? mix(t, &m->mixers[0], y) : moe_ffn(t, m, y);
+        y = m->n_mixers ? mix(t, &m->mixers[0], y) : lmoe__feed_forward(t, m, y);
     }
     t->layer = -1;
     lmoe__trace_result(t, y, lmoe__arena_printf(t->graph->arena, "out:y/%d", (int)dim[1]));

@@ -24,10 +24,14 @@ typedef struct lmoe__model_options {
 
 enum { LMOE__FFN_MOE = 0, LMOE__FFN_DENSE = 1, LMOE__FFN_NONE = 2 };
 
+enum { LMOE__FFN_SWIGLU = 0, LMOE__FFN_GEGLU = 1, LMOE__FFN_GELU = 2, LMOE__FFN_RELU2 = 3 };
+enum { LMOE__DROP_PROBABILITY = 0, LMOE__DROP_POSITION = 1 };
+
 typedef struct lmoe__ffn_options {
-    int32_t kind;
+    int32_t kind, activation;
     int64_t hidden, experts, top_k, shared_hidden;
-    int32_t shared_gate;
+    int32_t shared_gate, drop;
+    double capacity, capacity_eval; /* times the fair share; 0: nothing is dropped */
     const char *router;
 } lmoe__ffn_options;
 
@@ -63,19 +67,23 @@ const lmoe__section_table *lmoe__model_tables(void);
 
 typedef struct lmoe__model_shape {
     int64_t batch, seq;
-    bool resets;     /* packed documents: the input in:reset */
-    bool skips;      /* padding: the input in:skip */
-    bool loss;       /* labels in, loss out; else the logits of the last token */
-    bool carries;    /* carried state enters and leaves */
-    int64_t context; /* past tokens that attention keeps, with carries */
+    bool resets;               /* packed documents: the input in:reset */
+    bool skips;                /* padding: the input in:skip */
+    bool loss;                 /* labels in, loss out; else the logits of the last token */
+    bool training, generating; /* set by the kind of program; neither: evaluation */
+    bool carries;              /* carried state enters and leaves */
+    int64_t context;           /* past tokens that attention keeps, with carries */
 } lmoe__model_shape;
 
 /* Results are named: "out:loss" and "out:total" (with loss), "out:logits" (batch vocab) without,
  * "stat:..." for statistics and "aux:..." for auxiliary losses. Inputs: in:tokens in:labels
- * in:positions in:document in:reset in:skip in:factor in:aux_scale. Returns the total loss (absent
+ * in:positions in:document in:noise in:reset in:skip in:factor in:aux_scale. Returns the total loss (absent
  * without loss). */
 lmoe_status lmoe__model_trace(lmoe_trace *t, const lmoe__model *m, const lmoe__model_shape *shape,
                               lmoe_tensor *total);
+
+/* The feed-forward of a block whose kind is not `none`: x (batch seq embed) -> the same. */
+lmoe_tensor lmoe__feed_forward(lmoe_trace *t, const lmoe__model *m, lmoe_tensor x);
 
 /* Adds "grad:NAME" results for every weight of the trace; with `add`, adds to the buffers of these
  * names instead. */

@@ -208,7 +208,7 @@ END_TEST
 
 static void check_sort(int64_t tokens, int64_t choice, int64_t experts, int64_t from, int64_t to)
 {
-    lmoe_moe_sort_attrs o = {experts};
+    lmoe_moe_sort_attrs o = {experts, 0};
     tensor index = make(LMOE_I32, "batch seq choice", 1, tokens, choice), out[3];
     int64_t slots = tokens * choice;
     integers(&index, 6, from, to);
@@ -244,7 +244,7 @@ END_TEST
 START_TEST(moe_sort_names_a_bad_choice)
 {
     lmoe_ctx ctx;
-    lmoe_moe_sort_attrs o = {4};
+    lmoe_moe_sort_attrs o = {4, 0};
     tensor index = make(LMOE_I32, "batch seq choice", 1, 3, 1), out[3];
     lmoe__ctx_init(&ctx);
     for (int i = 0; i < 3; i++) lmoe_put(&index.b, i, i == 1 ? 4 : 0);
@@ -259,7 +259,7 @@ static void check_experts(int64_t tokens, int64_t choice, int64_t experts, int64
                           bool weighted, int transpose)
 {
     enum { E = 5, F = 3 };
-    lmoe_moe_sort_attrs o = {experts};
+    lmoe_moe_sort_attrs o = {experts, 0};
     lmoe_grouped_attrs g = {transpose};
     tensor index = make(LMOE_I32, "batch seq choice", 1, tokens, choice), order[3], rows, y, out;
     tensor x = make(LMOE_F64, "batch seq embed", 1, tokens, E);
@@ -558,8 +558,8 @@ static const refusal refusals[] = {
     {&lmoe__op_moe_sort, {"batch seq choice"}, {{1, 3, 2}}, "1 expert", 1, {.sort = {0}}},
     {&lmoe__op_moe_gather,
      {"batch seq embed", "row", "batch seq choice"},
-     {{1, 3, 8}, {5}, {1, 3, 2}},
-     "axis 'row' of 'order' has 5",
+     {{1, 3, 8}, {7}, {1, 3, 2}},
+     "axis 'row' of 'order' has 7",
      6,
      {{0}}},
     {&lmoe__op_moe_gather,

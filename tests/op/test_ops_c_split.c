@@ -104,7 +104,7 @@ static lmoe__graph *record(lmoe_ctx *ctx, const lmoe__op_set *set)
         in[i] =
             lmoe__trace_enter(&t, inputs[i].kind, inputs[i].name, LMOE_F64, inputs[i].axes, dim);
     lmoe_tensor p = lmoe_top_k(&t, in[1], 3, &index);
-    lmoe_moe_order m = lmoe_moe_sort(&t, index, SIZE);
+    lmoe_moe_order m = lmoe_moe_sort(&t, index, SIZE, 0);
     lmoe_tensor rows = lmoe_moe_gather(&t, in[0], m);
     lmoe_tensor gate = lmoe_grouped_linear(&t, rows, in[2], m.offsets);
     lmoe_tensor up = lmoe_grouped_linear(&t, rows, in[3], m.offsets);

@@ -60,5 +60,5 @@ within experts model.embed=256 ffn.experts=64 ffn.hidden=512 train.seq=64 train.
     "data.valid=10 %"
 within vocabulary model.embed=128 model.vocab_size=400000 ffn.kind=dense ffn.hidden=128 \
     train.seq=32 train.batch=2
-within activations model.embed=64 ffn.experts=4 ffn.hidden=128 train.seq=512 train.batch=110 \
+within activations model.embed=64 ffn.experts=4 ffn.hidden=128 train.seq=512 train.batch=140 \
     train.steps=1

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * plugins/device/cuda/moe.cu: tokens to rows grouped by expert, and back: moe_sort/1, moe_gather/1,
- * moe_combine/1, moe_combine_grad/1.
+ * moe_weight/1, moe_combine/1 and their derivatives. Below 0, order and position lead to nothing,
+ * which counts as zero.
  */
 #include "kernel.cuh"
 
@@ -10,19 +11,19 @@
 enum { CHUNK = THREADS };
 
 struct Sort {
-    int64_t slots, experts, chunks;
+    int64_t slots, experts, chunks, rows;
     const int32_t *index;
     int32_t *counts, *order, *offsets, *position; /* the last three may be NULL */
 };
 
-/* The chunk's slots into shared memory; a router's expert is one of 0 ... experts - 1, and what is
- * not must not write elsewhere. */
+/* The chunk's slots into shared memory: below 0 without an expert. Others than 0 ... experts - 1
+ * must not write elsewhere. */
 static __device__ int load_chunk(const Sort &s, int32_t *expert)
 {
     int64_t first = (int64_t)blockIdx.x * CHUNK;
     int n = (int)min((int64_t)CHUNK, s.slots - first);
     if (threadIdx.x < n)
-        expert[threadIdx.x] = max(0, min(s.index[first + threadIdx.x], (int32_t)s.experts - 1));
+        expert[threadIdx.x] = min(s.index[first + threadIdx.x], (int32_t)s.experts - 1);
     __syncthreads();
     return n;
 }
@@ -81,10 +82,11 @@ static __global__ void place_slots(Sort s)
     __shared__ int32_t expert[CHUNK];
     int n = load_chunk(s, expert);
     if (threadIdx.x >= n) return;
-    int32_t x = expert[threadIdx.x], row = s.counts[blockIdx.x * s.experts + x];
-    for (int i = 0; i < threadIdx.x; i++) row += expert[i] == x;
+    int32_t x = expert[threadIdx.x], row = x < 0 ? -1 : s.counts[blockIdx.x * s.experts + x];
+    for (int i = 0; x >= 0 && i < threadIdx.x; i++) row += expert[i] == x;
     int64_t slot = (int64_t)blockIdx.x * CHUNK + threadIdx.x;
-    if (s.order) s.order[row] = (int32_t)slot;
+    if (row >= s.rows) row = -1; /* more than the capacity promised */
+    if (s.order && row >= 0) s.order[row] = (int32_t)slot;
     if (s.position) s.position[slot] = row;
 }
 
@@ -103,11 +105,13 @@ static lmoe_status launch_sort(const lmoe_args *a)
 {
     Sort s = {lmoe_buf_count(&a->in[0]), ((const lmoe_moe_sort_attrs *)a->attrs)->experts};
     s.chunks = cuda_pieces(s.slots, CHUNK);
+    s.rows = lmoe_buf_present(&a->out[0]) ? a->out[0].dim[0] : s.slots;
     s.index = input<int32_t>(a, 0);
     s.counts = (int32_t *)a->workspace;
     s.order = output<int32_t>(a, 0);
     s.offsets = output<int32_t>(a, 1);
     s.position = output<int32_t>(a, 2);
+    if (s.order) cudaMemsetAsync(s.order, 0xff, (size_t)s.rows * sizeof *s.order, stream_of(a));
     count_chunks<<<(unsigned)s.chunks, CHUNK, 0, stream_of(a)>>>(s);
     place_chunks<<<1, THREADS, 0, stream_of(a)>>>(s);
     place_slots<<<(unsigned)s.chunks, CHUNK, 0, stream_of(a)>>>(s);
@@ -123,8 +127,10 @@ static __global__ void gather(int64_t rows, int64_t choice, int64_t embed, const
 {
     int64_t r = (int64_t)blockIdx.x * ROWS + threadIdx.y;
     if (r >= rows) return;
-    const float *from = x + order[r] / choice * embed;
-    for (int64_t e = threadIdx.x; e < embed; e += WARP) to[r * embed + e] = from[e];
+    int32_t slot = order[r];
+    const float *from = x + max(slot, 0) / choice * embed;
+    for (int64_t e = threadIdx.x; e < embed; e += WARP)
+        to[r * embed + e] = slot < 0 ? 0.0f : from[e];
 }
 
 static lmoe_status launch_gather(const lmoe_args *a)
@@ -147,8 +153,10 @@ static __global__ void combine(int64_t tokens, int64_t choice, int64_t embed, co
     if (token >= tokens) return;
     for (int64_t e = threadIdx.x; e < embed; e += WARP) {
         float sum = 0;
-        for (int64_t slot = token * choice; slot < (token + 1) * choice; slot++)
-            sum += (weight ? weight[slot] : 1.0f) * rows[position[slot] * embed + e];
+        for (int64_t slot = token * choice; slot < (token + 1) * choice; slot++) {
+            if (position[slot] >= 0)
+                sum += (weight ? weight[slot] : 1.0f) * rows[position[slot] * embed + e];
+        }
         y[token * embed + e] = sum;
     }
 }
@@ -165,33 +173,69 @@ static lmoe_status launch_combine(const lmoe_args *a)
 
 CUDA_KERNEL(moe_combine, 1, cuda_all_f32, NULL, launch_combine)
 
-/* ---- moe_combine_grad: a warp a slot; drows and dweight may each be NULL ---- */
+/* ---- moe_combine_grad: a warp a row for drows, a warp a slot for dweight ---- */
 
-static __global__ void combine_grad(int64_t slots, int64_t choice, int64_t embed, const float *rows,
-                                    const int32_t *position, const float *weight, const float *dy,
-                                    float *drows, float *dweight)
+static __global__ void combine_grad_rows(int64_t rows, int64_t choice, int64_t embed,
+                                         const int32_t *order, const float *weight, const float *dy,
+                                         float *drows)
+{
+    int64_t r = (int64_t)blockIdx.x * ROWS + threadIdx.y;
+    if (r >= rows) return;
+    int32_t slot = max(order[r], 0);
+    int64_t token = slot / choice * embed;
+    float scale = order[r] < 0 ? 0.0f : weight[slot];
+    for (int64_t e = threadIdx.x; e < embed; e += WARP)
+        drows[r * embed + e] = scale * dy[token + e];
+}
+
+static __global__ void combine_grad_weight(int64_t slots, int64_t choice, int64_t embed,
+                                           const float *rows, const int32_t *position,
+                                           const float *dy, float *dweight)
 {
     int64_t slot = (int64_t)blockIdx.x * ROWS + threadIdx.y;
     if (slot >= slots) return;
-    int64_t row = position[slot] * embed, token = slot / choice * embed;
-    float sum = 0, scale = weight[slot];
-    for (int64_t e = threadIdx.x; e < embed; e += WARP) {
-        float d = dy[token + e];
-        sum += rows[row + e] * d;
-        if (drows) drows[row + e] = scale * d;
-    }
+    int64_t row = (int64_t)max(position[slot], 0) * embed, token = slot / choice * embed;
+    float sum = 0;
+    for (int64_t e = threadIdx.x; e < embed; e += WARP) sum += rows[row + e] * dy[token + e];
     sum = warp_sum(sum);
-    if (dweight && threadIdx.x == 0) dweight[slot] = sum;
+    if (threadIdx.x == 0) dweight[slot] = position[slot] < 0 ? 0.0f : sum;
 }
 
 static lmoe_status launch_combine_grad(const lmoe_args *a)
 {
     const lmoe_buf *position = &a->in[2];
-    int64_t slots = lmoe_buf_count(position);
-    combine_grad<<<blocks(slots, ROWS), dim3(WARP, ROWS), 0, stream_of(a)>>>(
-        slots, position->dim[2], a->in[0].dim[1], input<float>(a, 0), input<int32_t>(a, 2),
-        input<float>(a, 3), input<float>(a, 4), output<float>(a, 0), output<float>(a, 1));
+    int64_t slots = lmoe_buf_count(position), rows = a->in[0].dim[0];
+    int64_t choice = position->dim[2], embed = a->in[0].dim[1];
+    dim3 block(WARP, ROWS);
+    if (output<float>(a, 0))
+        combine_grad_rows<<<blocks(rows, ROWS), block, 0, stream_of(a)>>>(
+            rows, choice, embed, input<int32_t>(a, 1), input<float>(a, 3), input<float>(a, 4),
+            output<float>(a, 0));
+    if (output<float>(a, 1))
+        combine_grad_weight<<<blocks(slots, ROWS), block, 0, stream_of(a)>>>(
+            slots, choice, embed, input<float>(a, 0), input<int32_t>(a, 2), input<float>(a, 4),
+            output<float>(a, 1));
     return cuda_launched(a);
 }
 
 CUDA_KERNEL(moe_combine_grad, 1, cuda_all_f32, NULL, launch_combine_grad)
+
+/* ---- moe_weight: slots to rows; moe_weight_grad: rows to slots ---- */
+
+static __global__ void pick(int64_t n, const float *x, const int32_t *from, float *y)
+{
+    int64_t i = item();
+    if (i < n) y[i] = from[i] < 0 ? 0.0f : x[from[i]];
+}
+
+static lmoe_status launch_pick(const lmoe_args *a)
+{
+    int64_t n = lmoe_buf_count(&a->out[0]);
+    const int32_t *from = input<int32_t>(a, a->out[0].rank == 1 ? 1 : 2);
+    pick<<<blocks(n, THREADS), THREADS, 0, stream_of(a)>>>(n, input<float>(a, 0), from,
+                                                           output<float>(a, 0));
+    return cuda_launched(a);
+}
+
+CUDA_KERNEL(moe_weight, 1, cuda_all_f32, NULL, launch_pick)
+CUDA_KERNEL(moe_weight_grad, 1, cuda_all_f32, NULL, launch_pick)

@@ -8,7 +8,8 @@
  *   lmoe_describe       dtype and shape of a tensor
  *   lmoe_param          declares a weight; only inside params()
  *   lmoe_size           a size of the model: "embed", "layers", "layer" (this one's index), "vocab",
- *                       "experts", "top_k", "seq", "batch", "context"; -1 if it is not known
+ *                       "experts", "top_k", "seq", "batch", "context"; "training" and "generating"
+ *                       are 1 or 0 (both 0: evaluation); -1 if it is not known
  *   lmoe_state_dtype    dtype of states, decays, norms and losses: f32 (f64 in gradient checks)
  *   lmoe_ambient_value  tokens, positions, document starts, resets; absent if the run has none
  *   lmoe_publish        names a value that later layers of the same class read ...

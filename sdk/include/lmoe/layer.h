@@ -55,8 +55,10 @@ typedef struct lmoe_layer {
 /* What a router decides: for each token the experts it goes to and their weights. */
 typedef struct lmoe_routing {
     size_t size;
-    lmoe_tensor index;  /* (batch seq choice) i32, in [0, experts) */
-    lmoe_tensor weight; /* (batch seq choice) f32 */
+    lmoe_tensor index;  /* (batch seq choice) i32, below `experts`; below 0: this choice is none */
+    lmoe_tensor weight; /* (batch seq choice) in the state dtype */
+    int64_t capacity;   /* no expert is chosen by more tokens of a sequence; 0: not known. Fewer rows
+                           are then set aside */
 } lmoe_routing;
 
 #define LMOE_KIND_ROUTER "lmoe.router/1"

@@ -485,40 +485,119 @@ static inline lmoe_tensor lmoe_histogram_at(lmoe_trace *t, const char *file, int
 }
 #define lmoe_histogram(t, index, n) lmoe_histogram_at((t), LMOE_HERE, (index), (n))
 
+/* ---- random/1: key (...) i32 -> (... n): uniform numbers of [0, 1) in the state dtype
+ * Number i is a function of (key, salt, i) alone: the same on any device and at any layout. No
+ * gradient. */
+typedef struct lmoe_random_attrs {
+    int64_t n, salt;
+    int32_t dtype;
+    char axis[16]; /* name of the axis of size n */
+} lmoe_random_attrs;
+
+static inline lmoe_tensor lmoe_random_at(lmoe_trace *t, const char *file, int line, lmoe_tensor key,
+                                         const char *axis, int64_t n, int64_t salt)
+{
+    lmoe_random_attrs o;
+    memset(&o, 0, sizeof o);
+    if (strlen(axis) > 15) return lmoe_fail_at(t, file, line, "axis names have at most 15 letters");
+    o.n = n;
+    o.salt = salt;
+    o.dtype = (int32_t)lmoe_state_dtype(t);
+    strcpy(o.axis, axis);
+    return lmoe_apply_at(t, file, line, "random/1", &key, 1, &o, sizeof o, NULL, 0);
+}
+#define lmoe_random(t, key, axis, n, salt) \
+    lmoe_random_at((t), LMOE_HERE, (key), (axis), (n), (salt))
+
+/* ---- moe_capacity/1: index (batch seq choice) i32, score like it or absent -> index
+ * Each expert keeps at most `capacity` choices of a sequence: those of the largest scores, without
+ * scores the earliest; the others become -1, no expert. No gradient. */
+typedef struct lmoe_moe_capacity_attrs {
+    int64_t experts, capacity;
+} lmoe_moe_capacity_attrs;
+
+static inline lmoe_tensor lmoe_moe_capacity_at(lmoe_trace *t, const char *file, int line,
+                                               lmoe_tensor index, lmoe_tensor score,
+                                               int64_t experts, int64_t capacity)
+{
+    lmoe_moe_capacity_attrs o = {experts, capacity};
+    lmoe_tensor in[2] = {index, score};
+    return lmoe_apply_at(t, file, line, "moe_capacity/1", in, 2, &o, sizeof o, NULL, 0);
+}
+#define lmoe_moe_capacity(t, index, score, experts, capacity) \
+    lmoe_moe_capacity_at((t), LMOE_HERE, (index), (score), (experts), (capacity))
+
 /* ---- the mixture-of-experts engine; used by the core's feed-forward
- * moe_sort/1     index (batch seq choice), attrs experts
- *                -> order (row) i32: slots (token * choice + j) sorted by expert, stable
+ * moe_sort/1     index (batch seq choice), below 0: no expert; attrs experts, capacity
+ *                -> order (row) i32: slots (token * choice + j) sorted by expert, stable; -1: a row
+ *                   of nobody
  *                   offsets (bound) i32: experts + 1 of them
- *                   position (batch seq choice) i32: row of each slot
+ *                   position (batch seq choice) i32: row of each slot; -1: it has none
+ *                capacity: no expert gets more tokens of a sequence, so there are at most
+ *                batch * experts * capacity rows; 0: as many rows as slots
  * moe_gather/1   x (batch seq embed), order, position -> rows (row embed)
+ * moe_weight/1   weight (batch seq choice), order, position -> (row)
+ *                moe_weight_grad/1 (dy (row), order, position) -> (batch seq choice)
  * moe_combine/1  rows (row embed), order, position, weight (batch seq choice) or absent (1)
  *                -> (batch seq embed)
  *                moe_combine_grad/1 (rows, order, position, weight, dy) -> drows, dweight
  * grouped_linear/1  rows (row e), weight (expert e f), offsets -> (row f)
  *                attrs transpose: weight is (expert f e)
- *                grouped_weight_grad/1 (rows (row e), drows (row f), offsets) -> (expert e f) */
+ *                grouped_weight_grad/1 (rows (row e), drows (row f), offsets) -> (expert e f)
+ * expert_act/1   gate (row hidden), up like it or absent, scale (row): h = scale f(gate) up
+ *                expert_act_grad/1 (gate, up, scale, dh) -> dgate, dup, dscale */
 typedef struct lmoe_moe_sort_attrs {
-    int64_t experts;
+    int64_t experts, capacity;
 } lmoe_moe_sort_attrs;
 
 typedef struct lmoe_grouped_attrs {
     int32_t transpose;
 } lmoe_grouped_attrs;
 
+typedef enum lmoe_act_fn {
+    LMOE_ACT_SILU = 0,
+    LMOE_ACT_GELU = 1, /* tanh form */
+    LMOE_ACT_RELU2 = 2 /* max(x, 0)^2 */
+} lmoe_act_fn;
+
+typedef struct lmoe_expert_act_attrs {
+    int32_t fn;
+} lmoe_expert_act_attrs;
+
 typedef struct lmoe_moe_order {
     lmoe_tensor order, offsets, position;
 } lmoe_moe_order;
 
 static inline lmoe_moe_order lmoe_moe_sort_at(lmoe_trace *t, const char *file, int line,
-                                              lmoe_tensor index, int64_t experts)
+                                              lmoe_tensor index, int64_t experts, int64_t capacity)
 {
-    lmoe_moe_sort_attrs o = {experts};
+    lmoe_moe_sort_attrs o = {experts, capacity};
     lmoe_tensor out[3] = {{0}, {0}, {0}};
     lmoe_apply_at(t, file, line, "moe_sort/1", &index, 1, &o, sizeof o, out, 3);
     lmoe_moe_order r = {out[0], out[1], out[2]};
     return r;
 }
-#define lmoe_moe_sort(t, index, experts) lmoe_moe_sort_at((t), LMOE_HERE, (index), (experts))
+#define lmoe_moe_sort(t, index, experts, capacity) \
+    lmoe_moe_sort_at((t), LMOE_HERE, (index), (experts), (capacity))
+
+static inline lmoe_tensor lmoe_moe_weight_at(lmoe_trace *t, const char *file, int line,
+                                             lmoe_tensor weight, lmoe_moe_order m)
+{
+    lmoe_tensor in[3] = {weight, m.order, m.position};
+    return lmoe_apply_at(t, file, line, "moe_weight/1", in, 3, NULL, 0, NULL, 0);
+}
+#define lmoe_moe_weight(t, weight, m) lmoe_moe_weight_at((t), LMOE_HERE, (weight), (m))
+
+static inline lmoe_tensor lmoe_expert_act_at(lmoe_trace *t, const char *file, int line,
+                                             lmoe_tensor gate, lmoe_tensor up, lmoe_tensor scale,
+                                             lmoe_act_fn fn)
+{
+    lmoe_expert_act_attrs o = {(int32_t)fn};
+    lmoe_tensor in[3] = {gate, up, scale};
+    return lmoe_apply_at(t, file, line, "expert_act/1", in, 3, &o, sizeof o, NULL, 0);
+}
+#define lmoe_expert_act(t, gate, up, scale, fn) \
+    lmoe_expert_act_at((t), LMOE_HERE, (gate), (up), (scale), (fn))
 
 static inline lmoe_tensor lmoe_moe_gather_at(lmoe_trace *t, const char *file, int line,
                                              lmoe_tensor x, lmoe_moe_order m)
