@@ -94,6 +94,7 @@ typedef struct lmoe__weight {
     int32_t value;
     lmoe_desc desc;
     lmoe_init_kind init;
+    double c; /* LMOE_INIT_POWER's exponent */
     double a, b;
     uint32_t flags;
     int32_t layer;

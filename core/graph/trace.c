@@ -195,6 +195,7 @@ lmoe_tensor lmoe_param(lmoe_trace *t, const lmoe_param_def *def)
         return fail(t, LMOE_E_USAGE, NULL, 0, message);
     }
     lmoe__weight w = {.desc = d, .init = def->init, .a = def->a, .b = def->b, .flags = def->flags};
+    if (def->size >= offsetof(lmoe_param_def, c) + sizeof def->c) w.c = def->c;
     w.value = lmoe__graph_enter(t->graph, LMOE_VALUE_PARAM, full, &d);
     w.name = t->graph->values[w.value].name;
     w.layer = model ? -1 : t->layer;

@@ -234,6 +234,13 @@ static double initial(const lmoe__model *m, const lmoe__weight *w, uint64_t seed
     switch (w->init) {
     case LMOE_INIT_CONST: return w->a;
     case LMOE_INIT_UNIFORM: return w->a + (w->b - w->a) * lmoe__uniform(seed, stream, (uint64_t)i);
+    case LMOE_INIT_LOG: return log(w->a + (w->b - w->a) * lmoe__uniform(seed, stream, (uint64_t)i));
+    case LMOE_INIT_SOFTPLUS: {
+        double y = exp(log(w->a) + log(w->b / w->a) * lmoe__uniform(seed, stream, (uint64_t)i));
+        return y + log(-expm1(-y));
+    }
+    case LMOE_INIT_POWER:
+        return w->a + w->b * pow((double)i / (double)lmoe_desc_count(&w->desc), w->c);
     case LMOE_INIT_EYE: {
         int64_t columns = w->desc.dim[w->desc.rank - 1],
                 rows = w->desc.rank > 1 ? w->desc.dim[w->desc.rank - 2] : 1;

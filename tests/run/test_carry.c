@@ -12,6 +12,20 @@ static const char *const layers[] = {
     "class = lsm/retention\nheads = 2",
     "class = lsm/gla\nheads = 2\nlow_rank = 3",
     "class = lsm/gla\nheads = 2\nlow_rank = 3\nshort_conv = yes",
+    "class = lsm/deltanet\nheads = 2",
+    "class = lsm/deltanet\nheads = 2\nqk_activation = elu\nqk_norm = sum\nshort_conv = no\n"
+    "use_gate = yes\nallow_neg_eigval = yes",
+    "class = lsm/gated_deltanet\nheads = 2\nhead_dim = 6",
+    "class = lsm/gated_deltanet\nheads = 2\nv_heads = 4\nhead_dim = 4\nshort_conv = no\n"
+    "output_norm = no",
+    "class = lsm/delta_product\nheads = 2\nhead_dim = 4",
+    "class = lsm/delta_product\nheads = 2\nhead_dim = 4\nnum_householder = 3\nforget_gate = no\n"
+    "use_gate = no",
+    "class = lsm/comba\nheads = 2\nhead_dim = 4",
+    "class = lsm/kda\nheads = 2\nhead_dim = 4",
+    "class = lsm/kda\nheads = 2\nv_heads = 4\nhead_dim = 4\nlower_bound = -5",
+    "class = lsm/rwkv7\nhead_dim = 8\ndecay_low_rank = 3\ngate_low_rank = 4\na_low_rank = 3\n"
+    "v_low_rank = 2",
     "class = lsm/attention\nheads = 2",
     "class = lsm/attention\nheads = 4\nkv_heads = 2\nwindow = 5\nqk_norm = yes",
 };

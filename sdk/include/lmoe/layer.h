@@ -15,10 +15,13 @@ extern "C" {
 #endif
 
 typedef enum lmoe_init_kind {
-    LMOE_INIT_NORMAL = 0,  /* mean a, deviation b; b 0: the model's ([model] init_std) */
-    LMOE_INIT_CONST = 1,   /* a */
-    LMOE_INIT_UNIFORM = 2, /* [a, b) */
-    LMOE_INIT_EYE = 3      /* identity over the last two axes */
+    LMOE_INIT_NORMAL = 0,   /* mean a, deviation b; b 0: the model's ([model] init_std) */
+    LMOE_INIT_CONST = 1,    /* a */
+    LMOE_INIT_UNIFORM = 2,  /* [a, b) */
+    LMOE_INIT_EYE = 3,      /* identity over the last two axes */
+    LMOE_INIT_LOG = 4,      /* log of a uniform number of [a, b) */
+    LMOE_INIT_SOFTPLUS = 5, /* x with softplus(x) = exp of a uniform number of [log a, log b) */
+    LMOE_INIT_POWER = 6     /* a + b (i / n)^c for element i, row-major, of n */
 } lmoe_init_kind;
 
 enum {
@@ -39,6 +42,7 @@ typedef struct lmoe_param_def {
     lmoe_init_kind init;
     double a, b;
     uint32_t flags;
+    double c; /* LMOE_INIT_POWER's exponent */
 } lmoe_param_def;
 
 #define LMOE_KIND_LAYER "lmoe.layer/1"

@@ -224,6 +224,69 @@ static inline lmoe_tensor lmoe_scan_diag_normalized(lmoe_trace *t, lmoe_tensor q
     return lmoe_div(t, lmoe_slice(t, y, 3, 0, n), lmoe_affine(t, sum, 1.0, eps));
 }
 
+/* Declares A_log, the logs of numbers uniform in [low, high), and dt_bias, whose softplus is
+ * log-uniform in [0.001, 0.1): what lmoe_softplus_decay wants. */
+static inline lmoe_tensor lmoe_decay_rate(lmoe_trace *t, const char *name, int64_t heads,
+                                          double low, double high)
+{
+    lmoe_param_def d;
+    memset(&d, 0, sizeof d);
+    d.size = sizeof d;
+    d.name = name;
+    d.axes = "heads";
+    d.dim[0] = heads;
+    d.init = LMOE_INIT_LOG;
+    d.a = low;
+    d.b = high;
+    d.flags = LMOE_PARAM_NO_DECAY;
+    return lmoe_param(t, &d);
+}
+
+static inline lmoe_tensor lmoe_decay_bias(lmoe_trace *t, const char *name, const char *axes,
+                                          int64_t heads, int64_t width)
+{
+    lmoe_param_def d;
+    memset(&d, 0, sizeof d);
+    d.size = sizeof d;
+    d.name = name;
+    d.axes = axes;
+    d.dim[0] = heads;
+    d.dim[1] = width;
+    d.init = LMOE_INIT_SOFTPLUS;
+    d.a = 0.001;
+    d.b = 0.1;
+    d.flags = LMOE_PARAM_NO_DECAY;
+    return lmoe_param(t, &d);
+}
+
+/* The log decay -exp(a_log) softplus(x + bias), in the state dtype. a_log: (heads), bias: (heads) or
+ * (heads n), x: (... heads) or (... heads n). */
+static inline lmoe_tensor lmoe_softplus_decay_at(lmoe_trace *t, const char *file, int line,
+                                                 lmoe_tensor x, lmoe_tensor a_log, lmoe_tensor bias)
+{
+    lmoe_dtype state = lmoe_state_dtype(t);
+    x = lmoe_cast_at(t, file, line, x, state);
+    x = lmoe_binary_at(t, file, line, "add/1", x, lmoe_cast_at(t, file, line, bias, state));
+    x = lmoe_map_at(t, file, line, x, LMOE_MAP_SOFTPLUS);
+    a_log = lmoe_map_at(t, file, line, lmoe_cast_at(t, file, line, a_log, state), LMOE_MAP_EXP);
+    x = lmoe_binary_at(t, file, line, "multiply/1", x, a_log);
+    return lmoe_affine_at(t, file, line, x, -1, 0);
+}
+#define lmoe_softplus_decay(t, x, a_log, bias) \
+    lmoe_softplus_decay_at((t), LMOE_HERE, (x), (a_log), (bias))
+
+/* x / sqrt(sum of squares + eps) over the last axis */
+static inline lmoe_tensor lmoe_l2norm_at(lmoe_trace *t, const char *file, int line, lmoe_tensor x,
+                                         double eps)
+{
+    lmoe_desc d;
+    if (lmoe_describe(t, x, &d) != LMOE_OK) return x;
+    double n = (double)d.dim[d.rank - 1];
+    x = lmoe_rmsnorm_at(t, file, line, x, lmoe_absent(), lmoe_absent(), eps / n);
+    return lmoe_affine_at(t, file, line, x, 1 / sqrt(n), 0);
+}
+#define lmoe_l2norm(t, x, eps) lmoe_l2norm_at((t), LMOE_HERE, (x), (eps))
+
 #ifdef __cplusplus
 }
 #endif
