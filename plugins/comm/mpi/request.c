@@ -5,6 +5,7 @@
 
 #include <limits.h>
 #include <stdio.h>
+#include <time.h>
 
 /* Up to so many elements of all ranks together, an all_reduce is one exchange: everyone gets
  * everything. */
@@ -311,14 +312,28 @@ static bool must_queue(const world *w, const request *r)
     return false;
 }
 
+/* An exchange that ranks have started differently may fail in MPI before the signatures, which say
+ * how, are there. */
+static void fail_exchange(request *r, int code)
+{
+    char text[160];
+    int flag = 0;
+    for (int i = 0; r->unsure && i < 1000 && !flag; i++) {
+        const struct timespec millisecond = {0, 1000000};
+        if (MPI_Test(&r->sign, &flag, MPI_STATUS_IGNORE) != MPI_SUCCESS) break;
+        if (!flag) nanosleep(&millisecond, NULL);
+    }
+    if (flag) check_signatures(r);
+    mpi_failed(r->comm->world, lmoe_exchange_text(text, sizeof text, &r->e, r->number), code);
+}
+
 static bool finished(request *r)
 {
     MPI_Status status;
     int flag = 0;
     int code = MPI_Test(&r->mpi, &flag, &status);
-    char text[160];
     if (code != MPI_SUCCESS) {
-        mpi_failed(r->comm->world, lmoe_exchange_text(text, sizeof text, &r->e, r->number), code);
+        fail_exchange(r, code);
         return false;
     }
     if (flag && r->phase == FIRST) check_received(r, &status);
