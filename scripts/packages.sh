@@ -8,7 +8,7 @@ packages_of()
     case $1 in
     build) echo gcc libc6-dev meson ninja-build pkgconf libinih-dev libjansson-dev libxxhash-dev libdnnl-dev ;;
     text) echo bible-kjv bible-kjv-text ;;
-    test) echo check clang g++ clang-format libclang-rt-14-dev ;;
+    test) echo check libopenmpi-dev openmpi-bin clang g++ clang-format libclang-rt-14-dev ;;
     *) echo "scripts/packages.sh: there is no purpose '$1'; build, text and test are" >&2; exit 2 ;;
     esac
 }

@@ -246,8 +246,9 @@ static void give_up(lmoe_ctx *ctx, const rank_thread *t, int n)
         if (!t[i].ended) snprintf(who + used, sizeof who - used, "%s%d", used ? ", " : "", i);
     }
     lmoe__log(ctx, LMOE_LOG_ERROR, "%s", first_failure(t, n)->ctx.message);
-    lmoe__log(ctx, LMOE_LOG_ERROR, "not come back after %d seconds: rank %s; the process ends here",
-              GRACE, who);
+    lmoe__log(ctx, LMOE_LOG_ERROR,
+              "still at work %d seconds after that: rank %s, so the process ends without it", GRACE,
+              who);
     _exit(1);
 }
 

@@ -42,6 +42,7 @@ struct world {
     void *group;
     void (*body)(rank *r);
     const void *arg;
+    double timeout;
     atomic_int wrong; /* findings of bodies; asserted when they are done */
     atomic_int flag;
     rank rank[MAX_RANKS];
@@ -51,8 +52,11 @@ static void *thread_main(void *p)
 {
     rank *r = p;
     const lmoe_comm *c = loop();
-    lmoe_comm_env env = {
-        .size = sizeof env, .rank = r->rank, .ranks = r->w->ranks, .group = r->w->group};
+    lmoe_comm_env env = {.size = sizeof env,
+                         .rank = r->rank,
+                         .ranks = r->w->ranks,
+                         .group = r->w->group,
+                         .timeout = r->w->timeout};
     if (c->open(NULL, &env, &r->comm) != LMOE_OK) {
         r->w->wrong++;
         return NULL;
@@ -66,10 +70,11 @@ static void *thread_main(void *p)
     return NULL;
 }
 
-static void run(world *w, int32_t ranks, void (*body)(rank *r), const void *arg)
+static void run_for(world *w, int32_t ranks, void (*body)(rank *r), const void *arg, double timeout)
 {
     pthread_t thread[MAX_RANKS];
     memset(w, 0, sizeof *w);
+    w->timeout = timeout;
     w->ranks = ranks;
     w->body = body;
     w->arg = arg;
@@ -82,6 +87,11 @@ static void run(world *w, int32_t ranks, void (*body)(rank *r), const void *arg)
     for (int32_t i = 0; i < ranks; i++) pthread_join(thread[i], NULL);
     loop()->group_destroy(w->group);
     ck_assert_int_eq(w->wrong, 0);
+}
+
+static void run(world *w, int32_t ranks, void (*body)(rank *r), const void *arg)
+{
+    run_for(w, ranks, body, arg, 0);
 }
 
 static void wait_for(atomic_int *flag, int value)
@@ -470,6 +480,14 @@ static void call_badly(rank *r)
     if (*how == 1) r->status = lmoe_all_reduce(loop(), r->comm, &x, -1, LMOE_F32, LMOE_SUM, NULL);
     if (*how == 2) r->status = lmoe_all_gather(loop(), r->comm, &x, &x, 1, LMOE_NONE, NULL);
     if (*how == 3) r->status = lmoe_all_reduce(loop(), r->comm, &x, 1, LMOE_F32, 3, NULL);
+    lmoe_exchange e = {.size = sizeof e, .kind = LMOE_SEND, .dtype = LMOE_F32, .send = &x};
+    if (*how == 4) e.peer = 1; /* itself */
+    if (*how == 5) e.peer = 2;
+    if (*how == 6) e.tag = LMOE_MAX_TAG + 1;
+    if (*how == 7) e.kind = (lmoe_exchange_kind)(LMOE_RECV + 1);
+    if (*how == 8) e.kind = LMOE_ALL_TO_ALL_V;
+    if (*how == 9) e.size--;
+    if (*how >= 4) r->status = lmoe_exchange_run(loop(), r->comm, &e);
 }
 
 START_TEST(impossible_calls_are_refused)
@@ -613,6 +631,173 @@ START_TEST(failure_of_a_part_ends_all)
 }
 END_TEST
 
+/* ---- failures of exchanges in flight and of messages ---- */
+
+static lmoe_exchange message_of(lmoe_exchange_kind kind, int32_t peer, void *data, int64_t count)
+{
+    return (lmoe_exchange){.size = sizeof(lmoe_exchange),
+                           .kind = kind,
+                           .dtype = LMOE_F32,
+                           .peer = peer,
+                           .tag = 5,
+                           .send = data,
+                           .recv = data,
+                           .count = count};
+}
+
+/* Rank 0 expects 4 elements, rank 1 sends 3; who is first depends on the argument. */
+static void wrong_size(rank *r)
+{
+    const lmoe_comm *c = loop();
+    float x[4] = {0};
+    bool sends = r->rank == 1, late = *(const int *)r->w->arg == r->rank;
+    lmoe_exchange e = message_of(sends ? LMOE_SEND : LMOE_RECV, !r->rank, x, sends ? 3 : 4);
+    void *request = NULL;
+    if (late) wait_for(&r->w->flag, 1);
+    r->status = c->start(r->comm, &e, &request);
+    if (!late) r->w->flag = 1;
+    if (request) r->status = c->wait(r->comm, request);
+    if (r->status == LMOE_OK)
+        r->status = lmoe_all_reduce(c, r->comm, x, 1, LMOE_F32, LMOE_SUM, NULL);
+}
+
+START_TEST(messages_of_wrong_size_are_named)
+{
+    world w;
+    run(&w, 2, wrong_size, &_i);
+    check_failed(&w, (const char *[]){
+                         "rank 1 called send number 1 (3 f32 to rank 0, tag 5)",
+                         "rank 0 expects it in recv number 1 (4 f32 from rank 1, tag 5)", NULL});
+}
+END_TEST
+
+/* Every rank receives and nobody sends. */
+static void receive_only(rank *r)
+{
+    float x;
+    lmoe_exchange e = message_of(LMOE_RECV, (r->rank + 1) % r->w->ranks, &x, 1);
+    r->status = lmoe_exchange_run(loop(), r->comm, &e);
+}
+
+START_TEST(messages_that_nobody_sends_are_named)
+{
+    world w;
+    run(&w, 3, receive_only, NULL);
+    check_failed(&w, (const char *[]){"wait for one another",
+                                      "rank 1 in recv number 1 (1 f32 from rank 2, tag 5)", NULL});
+}
+END_TEST
+
+/* Rank 0 sends 2 elements to rank 1, which expects 1. */
+static void uneven_blocks(rank *r)
+{
+    float x[8], y[8];
+    int64_t to[2] = {1, r->rank == 0 ? 2 : 1}, from[2] = {1, 1};
+    lmoe_exchange e = {.size = sizeof e, .kind = LMOE_ALL_TO_ALL_V, .dtype = LMOE_F32};
+    memset(x, 0, sizeof x);
+    e.send = x;
+    e.recv = y;
+    e.send_counts = to;
+    e.recv_counts = from;
+    r->status = lmoe_exchange_run(loop(), r->comm, &e);
+}
+
+START_TEST(blocks_of_wrong_size_are_named)
+{
+    world w;
+    run(&w, 2, uneven_blocks, NULL);
+    check_failed(&w,
+                 (const char *[]){"all_to_all_v number 1 (f32): rank 0 sends 2 elements to rank "
+                                  "1, which expects 1",
+                                  NULL});
+}
+END_TEST
+
+/* Rank 1 computes for ever, or nearly: until rank 0 has been told. */
+static void never_come(rank *r)
+{
+    float x = 1;
+    if (lmoe_all_reduce(loop(), r->comm, &x, 1, LMOE_F32, LMOE_SUM, NULL)) r->w->wrong++;
+    if (r->rank == 1) wait_for(&r->w->flag, 2);
+    r->status = lmoe_all_reduce(loop(), r->comm, &x, 1, LMOE_F32, LMOE_SUM, NULL);
+    r->w->flag++;
+}
+
+START_TEST(a_rank_that_does_not_come_is_named)
+{
+    world w;
+    run_for(&w, 3, never_come, NULL, 0.2);
+    check_failed(&w, (const char *[]){"has waited for 0.2 seconds in all_reduce number 2 (sum of 1 "
+                                      "f32), which is the time-out",
+                                      "rank 0 in all_reduce number 2", "rank 1 waits for nobody",
+                                      "rank 2 in all_reduce number 2", NULL});
+}
+END_TEST
+
+/* All ranks have started an exchange; rank 0 closes without waiting for it, then frees its memory.
+ * Others get their result all the same, or, of one that rank 1 has not started, are told. */
+static void close_in_flight(rank *r)
+{
+    const lmoe_comm *c = loop();
+    double *x = malloc(20000 * sizeof *x), *y = malloc(20000 * sizeof *y);
+    void *first, *second;
+    for (int i = 0; i < 20000; i++) x[i] = y[i] = i;
+    lmoe_exchange e = message_of(LMOE_ALL_REDUCE, 0, x, 20000);
+    e.dtype = LMOE_F64;
+    if (c->start(r->comm, &e, &first)) r->w->wrong++;
+    if (r->rank != 1) {
+        e.send = e.recv = y;
+        if (c->start(r->comm, &e, &second)) r->w->wrong++;
+    }
+    r->w->flag++;
+    wait_for(&r->w->flag, 3);
+    if (r->rank == 0) {
+        c->close(r->comm);
+        r->comm = NULL;
+        free(x);
+        free(y);
+        r->w->flag = 4;
+        return;
+    }
+    wait_for(&r->w->flag, 4);
+    if (r->rank == 2) r->status = c->wait(r->comm, second);
+    if (c->wait(r->comm, first)) r->w->wrong++;
+    for (int i = 0; i < 20000; i++)
+        if (x[i] != 3.0 * i) r->w->wrong++;
+    free(x);
+    free(y);
+}
+
+START_TEST(closing_in_flight)
+{
+    world w;
+    run(&w, 3, close_in_flight, NULL);
+    ck_assert_int_eq(w.rank[2].status, LMOE_E_COMM);
+    ck_assert_ptr_nonnull(strstr(w.rank[2].message, "rank 0 has closed the communicator"));
+}
+END_TEST
+
+/* A message that was sent before its sender closed is received. */
+static void send_and_close(rank *r)
+{
+    float x = (float)r->rank;
+    lmoe_exchange e = message_of(r->rank ? LMOE_SEND : LMOE_RECV, !r->rank, &x, 1);
+    if (r->rank == 0) wait_for(&r->w->flag, 1);
+    if (lmoe_exchange_run(loop(), r->comm, &e)) r->w->wrong++;
+    if (x != 1) r->w->wrong++;
+    if (r->rank == 0) return;
+    loop()->close(r->comm);
+    r->comm = NULL;
+    r->w->flag = 1;
+}
+
+START_TEST(messages_outlive_their_senders)
+{
+    world w;
+    run(&w, 2, send_and_close, NULL);
+}
+END_TEST
+
 START_TEST(opening_is_checked)
 {
     const lmoe_comm *c = loop();
@@ -655,17 +840,23 @@ int main(void)
     tcase_add_test(c, halves_are_rounded);
     tcase_add_test(c, nan_is_not_lost);
     tcase_add_loop_test(c, gathers, 1, MAX_RANKS + 1);
-    tcase_add_loop_test(c, exchanges, 1, MAX_RANKS + 1);
+    tcase_add_loop_test(c, exchanges, 1, 6);
     tcase_add_loop_test(c, parts, 1, MAX_RANKS + 1);
     tcase_add_test(c, equal_keys_keep_the_order);
     tcase_add_loop_test(c, disagreement_is_named_at_once, 0,
                         (int)(sizeof mismatches / sizeof *mismatches));
-    tcase_add_loop_test(c, impossible_calls_are_refused, 0, 4);
+    tcase_add_loop_test(c, impossible_calls_are_refused, 0, 10);
     tcase_add_test(c, abort_ends_all);
     tcase_add_test(c, abort_while_working);
     tcase_add_loop_test(c, closing_early_is_named, 0, 2);
     tcase_add_test(c, waiting_for_one_another_is_named);
     tcase_add_test(c, failure_of_a_part_ends_all);
+    tcase_add_loop_test(c, messages_of_wrong_size_are_named, 0, 2);
+    tcase_add_test(c, messages_that_nobody_sends_are_named);
+    tcase_add_test(c, blocks_of_wrong_size_are_named);
+    tcase_add_test(c, a_rank_that_does_not_come_is_named);
+    tcase_add_test(c, closing_in_flight);
+    tcase_add_test(c, messages_outlive_their_senders);
     tcase_add_test(c, opening_is_checked);
     suite_add_tcase(suite, c);
     SRunner *runner = srunner_create(suite);

@@ -105,4 +105,17 @@ if [ -e "$helpers/libfail_thread.so" ]; then
             "$lmoe" train run.ini --set run.dir=few --set "parallel.mesh=dp:2 sp:2"
         says "^lmoe: the system gives no thread to rank $number of 4 .*take a smaller \[parallel\] mesh"
     done
+
+    # a rank that stands still: the others say where they were, the process ends, and the same
+    # command goes on
+    set -- --set run.dir=still --set parallel.mesh=sp:2 --set run.save_every=1
+    start=$(date +%s)
+    expect 1 env LD_PRELOAD="$helpers/libhang_rank.so" HANG_AT=6 "$lmoe" train run.ini "$@" \
+        --set comm.timeout=1
+    [ $(($(date +%s) - start)) -le 6 ] || fail "it took too long"
+    says "^lmoe: error: .*has waited for 1 seconds in all_reduce number [0-9]+ \(max of 1 f32\)" \
+        "^lmoe: error: .*still at work 3 seconds after that: rank [01], so"
+    expect 0 "$lmoe" train run.ini "$@"
+    expect 0 "$lmoe" train run.ini "$@" --set run.dir=moving
+    same_state moving still
 fi
