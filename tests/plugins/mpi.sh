@@ -3,7 +3,7 @@
 # tests/plugins/mpi.sh: comm/mpi between processes: every exchange, and that whatever goes wrong ends
 # every rank with a message. Usage: mpi.sh MPI_RANKS SOURCE_ROOT
 set -eu
-program=$1
+program=$(cd "$(dirname "$1")" && pwd)/$(basename "$1")
 . "$2/tests/mpi.sh"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
