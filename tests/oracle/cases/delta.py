@@ -5,7 +5,7 @@ import fla_cpu
 import torch
 import torch.nn.functional as F
 from fla.layers import comba, delta_net, gated_deltanet, gated_deltaproduct, kda, rwkv7
-from fla.ops.comba.naive import naive_recurrent_comba
+from fla.ops.comba.naive import naive_chunk_comba
 from fla.ops.delta_rule.naive import delta_rule_recurrence
 from fla.ops.gated_delta_product.naive import naive_recurrent_gated_delta_product
 from fla.ops.gated_delta_rule.naive import naive_recurrent_gated_delta_rule
@@ -50,8 +50,9 @@ def product_op(q, k, v, g, beta, num_householder, use_qk_l2norm_in_kernel=False,
 
 
 def comba_op(q, k, v, p, g, beta, use_qk_l2norm_in_kernel=False, **_):
+    # as their kernels: what is erased is read before the decay; naive_recurrent_comba reads it behind
     assert use_qk_l2norm_in_kernel
-    return kept(naive_recurrent_comba(l2norm(q), l2norm(k), v, l2norm(p), beta, g, output_final_state=True))
+    return kept(naive_chunk_comba(l2norm(q), l2norm(k), v, l2norm(p), g, beta, output_final_state=True))
 
 
 def kda_op(q, k, v, g, beta, A_log, dt_bias, allow_neg_eigval=False, safe_gate=False, lower_bound=None, **_):
@@ -163,7 +164,7 @@ def comba_case(shape, heads, head_dim, expand_v=1.0, correct=True, inner=True):
         use_output_correction=correct, use_inner_decay=inner, correction_factor=0.5)
     return Case(
         name=f"comba_{shape[1]}", cls="lsm/comba", shape=shape, module=layer,
-        oracle="fla Comba over naive_recurrent_comba",
+        oracle="fla Comba over naive_chunk_comba",
         sets=(f"heads={heads}", f"head_dim={head_dim}", f"expand_v={expand_v}", f"output_correction={YES[correct]}",
               f"inner_decay={YES[inner]}", "norm_eps=1e-5"),
         carry=(SCAN,),
