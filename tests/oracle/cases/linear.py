@@ -39,10 +39,12 @@ def projections(heads, *names):
 
 
 def bla_map(name, tied):
-    if name == "elementwise_product":
-        parts = [("layer1.weight", matrix), ("layer1.bias", same), ("layer2.weight", matrix), ("layer2.bias", same)]
-    else:
-        parts = []
+    parts = {
+        "elementwise_product": [
+            ("layer1.weight", matrix), ("layer1.bias", same), ("layer2.weight", matrix), ("layer2.bias", same)],
+        "hedgehog": [("layer.weight", matrix), ("layer.bias", same)],
+        "t2r": [("layer.weight", matrix)],
+    }.get(name, [])
     sides = "q" if tied else "qk"
     return [(f"feature_map_{s}.{p}", f"feature_map_{s}.{p}", f) for s in sides for p, f in parts]
 
@@ -100,6 +102,10 @@ def cases():
     yield bla("identity", (1, 97, 16), "identity")
     yield bla("elu_normalize", (2, 64, 16), "elu", normalize=True)
     yield bla("relu_normalize", (1, 97, 16), "relu", normalize=True)
+    yield bla("hedgehog_normalize", (2, 64, 16), "hedgehog", normalize=True)
+    yield bla("hedgehog", (1, 97, 16), "hedgehog", tied=True)
+    yield bla("t2r", (1, 97, 16), "t2r")
+    yield bla("dpfp_normalize", (1, 97, 16), "dpfp", normalize=True)
     yield retention((2, 64, 16), 2, 2.0)
     yield retention((1, 97, 24), 3, 1.0)
     yield retention((1, 70, 16), 2, 2.0, gate=False)
