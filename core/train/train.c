@@ -80,12 +80,8 @@ static lmoe_status open_data(lmoe__rank *r)
 /* Ranks on several machines may see different files. */
 static lmoe_status same_step(lmoe__rank *r)
 {
-    const lmoe_comm *c = r->setup->comm;
     int64_t step[2] = {r->done, -r->done};
-    if (!r->world) return LMOE_OK;
-    lmoe_status status = lmoe_all_reduce(c, r->world, step, 2, LMOE_I64, LMOE_MAX, NULL);
-    if (status != LMOE_OK)
-        return lmoe_error(&r->ctx, status, "%s: %s", c->base.name, c->message(r->world));
+    LMOE_TRY(lmoe__rank_reduce(r, step, 2, LMOE_I64, LMOE_MAX));
     if (step[0] == -step[1]) return LMOE_OK;
     return lmoe_error(&r->ctx, LMOE_E_CONFIG,
                       "rank %d found the checkpoint of step %lld in '%s', another rank that of "

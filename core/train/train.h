@@ -3,7 +3,8 @@
  * writes.
  *
  *   train.c    the step loop and evaluation
- *   world.c    the ranks of a run, as threads or as processes, and how they end
+ *   world.c    one rank among others: signals, agreement, communicators, its life
+ *   team.c     the ranks of this process, threads or one, and how they end
  *   ranks.c    which rank a process is
  *   state.c    checkpoints: save, load
  *   report.c   metrics.jsonl, run.json, the status line, alarms
@@ -39,6 +40,7 @@ typedef struct lmoe__rank {
     int rank;
     void *world; /* communicator of all ranks; NULL for one rank */
     void *dev;
+    void *word; /* on the device, where the communicator exchanges its memory: of rank_reduce */
     lmoe__engine engine;
     lmoe__program *first, *next, *eval, *update;
     lmoe__pipeline *pipe,
@@ -75,6 +77,10 @@ int lmoe__train(lmoe_ctx *ctx, const lmoe__setup *s);
 lmoe_status lmoe__rank_train(lmoe__rank *r, const lmoe__mesh *mesh);
 void lmoe__rank_free(lmoe__rank *r);
 
+/* A few elements, at most LMOE__WORD bytes, become their reduction over all ranks. */
+#define LMOE__WORD 64
+lmoe_status lmoe__rank_reduce(lmoe__rank *r, void *x, int64_t count, lmoe_dtype dtype,
+                              lmoe_reduce reduce);
 /* Ranks agree on a flag: true if any rank says so. */
 lmoe_status lmoe__rank_any(lmoe__rank *r, bool *flag);
 

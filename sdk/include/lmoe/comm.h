@@ -105,9 +105,12 @@ typedef struct lmoe_comm {
     lmoe_status (*wait)(void *comm, void *request);
     /* Whether wait would return at once; helps the exchange on, never blocks. */
     lmoe_status (*test)(void *comm, void *request, int32_t *done);
-    /* What went wrong, for people; valid until the next call. NULL: of an open that failed in this
-     * thread. */
+    /* What went wrong, for people; valid until the next call. If open has failed, *comm is NULL, or
+     * good for message and close only. */
     const char *(*message)(void *comm);
+    /* May be NULL; of communicators whose wait does not stop the host. From any thread: fails, with a
+     * text for people, when an exchange has not been over for env.timeout; the host then aborts. */
+    lmoe_status (*watch)(void *comm, char *text, size_t size);
 } lmoe_comm;
 
 /* The whole exchange. */
