@@ -53,7 +53,8 @@ static int32_t recomputed(lmoe_trace *t, int32_t v, int32_t *again)
     like.in = in;
     like.forward = t->forward;
     like.recompute = false;
-    const lmoe__node *twin = &t->graph->nodes[lmoe__graph_append(t->graph, &like, desc)];
+    int index = lmoe__graph_append(t->graph, &like, desc); /* may move the nodes */
+    const lmoe__node *twin = &t->graph->nodes[index];
     for (int k = 0; k < n.n_out; k++) {
         if (n.out[k]) again[n.out[k]] = twin->out[k];
     }
