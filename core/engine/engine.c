@@ -158,6 +158,7 @@ lmoe_status lmoe__engine_program(lmoe__engine *e, lmoe__program_kind kind,
     lmoe__model_shape s = *shape;
     s.training = kind == LMOE__TRAIN_FIRST || kind == LMOE__TRAIN_NEXT;
     s.generating = kind == LMOE__GENERATE;
+    s.add = kind == LMOE__TRAIN_NEXT;
     lmoe__trace_init(&t, e->ctx, &e->model->ops, e->dtype);
     lmoe_status status = lmoe__model_trace(&t, e->model, &s, &total);
     if (status == LMOE_OK) lmoe__engine_remember_weights(e, &t);
@@ -226,6 +227,7 @@ lmoe_status lmoe__engine_update_program(lmoe__engine *e, const lmoe__optimiser *
     lmoe_tensor squares = lmoe_absent();
     for (int i = 0; i < e->n_weights; i++) {
         if (!lmoe__engine_holds(e, i, lmoe__engine_stage_rank(e))) continue;
+        if (e->weights[i].flags & LMOE_PARAM_STATE) continue;
         grad[i] = enter_gradient(e, &t, i);
         if (lmoe__engine_owner(e, i) != lmoe__engine_stage_rank(e)) continue;
         lmoe_tensor s = lmoe_apply_at(&t, NULL, 0, "sum_squares/1", &grad[i], 1, NULL, 0, NULL, 0);
@@ -256,6 +258,26 @@ lmoe_status lmoe__engine_update_program(lmoe__engine *e, const lmoe__optimiser *
     lmoe_status status = lmoe__trace_status(&t);
     lmoe__mesh mesh = e->mesh;
     e->mesh.count = 0;
+    if (status == LMOE_OK) status = finish(e, &t, out);
+    e->mesh = mesh;
+    lmoe__trace_free(&t);
+    return status;
+}
+
+lmoe_status lmoe__engine_balance_program(lmoe__engine *e, lmoe__program **out)
+{
+    lmoe_trace t;
+    *out = NULL;
+    if (!lmoe__model_balances(e->model)) return LMOE_OK;
+    if (e->pipe_axis >= 0)
+        return lmoe_error(e->ctx, LMOE_E_UNSUPPORTED,
+                          "%s changes its state by the loads of a step, which a pipeline does not "
+                          "bring together yet; take another router, or a mesh without pp",
+                          e->model->router->base.name);
+    lmoe__trace_init(&t, e->ctx, &e->model->ops, e->dtype);
+    lmoe_status status = lmoe__model_balance(&t, e->model);
+    lmoe__mesh mesh = e->mesh;
+    e->mesh.count = 0; /* loads are of all ranks, and every rank holds the states whole */
     if (status == LMOE_OK) status = finish(e, &t, out);
     e->mesh = mesh;
     lmoe__trace_free(&t);

@@ -89,6 +89,8 @@ lmoe_status lmoe__engine_layer_program(lmoe__engine *e, const lmoe__layer_shape 
                                        lmoe__program **out);
 lmoe_status lmoe__engine_update_program(lmoe__engine *e, const lmoe__optimiser *o,
                                         lmoe__program **out);
+/* The router's update() of all layers, which follows a step; *out is NULL if it has none. */
+lmoe_status lmoe__engine_balance_program(lmoe__engine *e, lmoe__program **out);
 void lmoe__engine_drop(lmoe__engine *e, lmoe__program *p);
 /* The two halves of making a program, for pipeline.c, which cuts the graph in between. The first
  * takes the trace's graph and makes it this rank's; `p` is the caller's. The second lays the graph

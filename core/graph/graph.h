@@ -135,6 +135,7 @@ struct lmoe_trace {
     const char *class_name; /* for messages and published values */
     int32_t forward;        /* node whose vjp is being recorded, -1 */
     bool recompute;         /* nodes recorded now are run again rather than kept */
+    bool states_only;       /* parameters that are no states are absent: a router's update() */
     int32_t carry_count;    /* carries made in this layer so far, for their names */
 
     lmoe__weight *weights;

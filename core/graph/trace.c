@@ -172,7 +172,8 @@ lmoe_tensor lmoe_param(lmoe_trace *t, const lmoe_param_def *def)
 {
     char full[256];
     if (t->failed) return poison;
-    bool model = def->flags & LMOE_PARAM_MODEL;
+    bool model = def->flags & LMOE_PARAM_MODEL, state = def->flags & LMOE_PARAM_STATE;
+    if (t->states_only && !state) return lmoe_absent();
     if (model)
         snprintf(full, sizeof full, "model.%s.%s", t->class_name, def->name);
     else
@@ -184,7 +185,7 @@ lmoe_tensor lmoe_param(lmoe_trace *t, const lmoe_param_def *def)
         snprintf(message, sizeof message, "the parameter '%s' is declared twice", full);
         return fail(t, LMOE_E_USAGE, NULL, 0, message);
     }
-    lmoe_desc d = {.dtype = t->dtype};
+    lmoe_desc d = {.dtype = state ? lmoe_state_dtype(t) : t->dtype};
     if (parse_axes(t, def->axes, def->dim, &d) != LMOE_OK) {
         char message[400];
         snprintf(message, sizeof message,

@@ -89,6 +89,18 @@ static void set_sizes(lmoe_trace *t, const lmoe__model *m, const lmoe__model_sha
     lmoe__trace_set_size(t, "generating", s->generating);
 }
 
+/* A result, or with `add` what is added to it. */
+static void report(lmoe_trace *t, lmoe_tensor x, const char *name, bool add)
+{
+    lmoe_desc d;
+    if (!add) {
+        lmoe__trace_result(t, x, name);
+    } else if (lmoe_describe(t, x, &d) == LMOE_OK) {
+        lmoe_tensor sum = {lmoe__graph_enter(t->graph, LMOE_VALUE_STATE, name, &d)};
+        lmoe_accumulate_at(t, NULL, 0, sum, x);
+    }
+}
+
 static lmoe_tensor loss_of(lmoe_trace *t, const lmoe__model_shape *s, lmoe_tensor h,
                            lmoe_tensor head)
 {
@@ -106,18 +118,18 @@ static lmoe_tensor loss_of(lmoe_trace *t, const lmoe__model_shape *s, lmoe_tenso
         lmoe_tensor aux = lmoe_mul(t, ((lmoe_tensor){t->losses[i].value}), scale);
         char name[96];
         snprintf(name, sizeof name, "aux:%s", t->losses[i].name);
-        lmoe__trace_result(t, aux, name);
+        report(t, aux, name, s->add);
         total = lmoe_add(t, total, aux);
     }
     return total;
 }
 
-static void stat_results(lmoe_trace *t)
+static void stat_results(lmoe_trace *t, bool add)
 {
     for (int i = 0; i < t->n_stats; i++) {
         char name[96];
         snprintf(name, sizeof name, "stat:%s", t->stats[i].name);
-        lmoe__trace_result(t, (lmoe_tensor){t->stats[i].value}, name);
+        report(t, (lmoe_tensor){t->stats[i].value}, name, add);
     }
 }
 
@@ -146,7 +158,33 @@ lmoe_status lmoe__model_trace(lmoe_trace *t, const lmoe__model *m, const lmoe__m
         last = lmoe_rmsnorm(t, last, norm, m->o.norm_eps);
         lmoe__trace_result(t, lmoe_einsum(t, "b s e, v e -> b v", last, head), "out:logits");
     }
-    stat_results(t);
+    stat_results(t, s->add);
+    return lmoe__trace_status(t);
+}
+
+bool lmoe__model_balances(const lmoe__model *m)
+{
+    const size_t end = offsetof(lmoe_router, update) + sizeof m->router->update;
+    return m->ffn.kind == LMOE__FFN_MOE && m->router->base.size >= end && m->router->update;
+}
+
+lmoe_status lmoe__model_balance(lmoe_trace *t, const lmoe__model *m)
+{
+    void *params = lmoe__arena_alloc(t->graph->arena, m->router->params_size + 1);
+    set_sizes(t, m, &(lmoe__model_shape){.training = true});
+    t->states_only = true;
+    for (int64_t i = 0; i < m->o.layers; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "stat:moe/load/%d", (int)i);
+        t->layer = (int32_t)i;
+        t->scope = lmoe__arena_printf(t->graph->arena, "model.layers.%d.mlp.", (int)i);
+        t->class_name = m->router->base.name;
+        lmoe_tensor load = lmoe__trace_enter(t, LMOE_VALUE_STATE, name, lmoe_state_dtype(t),
+                                             "expert", &m->ffn.experts);
+        if (m->router->params(t, m->router_options, params) != LMOE_OK ||
+            m->router->update(t, m->router_options, params, load) != LMOE_OK)
+            lmoe_fail(t, "update() reported a failure without a message");
+    }
     return lmoe__trace_status(t);
 }
 
@@ -159,6 +197,7 @@ lmoe_status lmoe__model_backward(lmoe_trace *t, lmoe_tensor total, bool add)
     LMOE_TRY(lmoe__vjp(t, total, w, n, d));
     for (int i = 0; i < n; i++) {
         char name[300];
+        if (t->weights[i].flags & LMOE_PARAM_STATE) continue;
         snprintf(name, sizeof name, "grad:%s", t->weights[i].name);
         if (d[i].id <= 0)
             return lmoe_error(
@@ -209,7 +248,7 @@ lmoe_status lmoe__layer_trace(lmoe_trace *t, const lmoe__model *m, const lmoe__l
     }
     t->layer = -1;
     lmoe__trace_result(t, y, lmoe__arena_printf(t->graph->arena, "out:y/%d", (int)dim[1]));
-    stat_results(t);
+    stat_results(t, false);
     lmoe_tensor total = lmoe_absent();
     if (s->shape.loss) {
         lmoe_tensor dy = lmoe__trace_enter(t, LMOE_VALUE_INPUT, "in:dy", t->dtype, axes, dim);

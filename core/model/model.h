@@ -71,6 +71,7 @@ typedef struct lmoe__model_shape {
     bool skips;                /* padding: the input in:skip */
     bool loss;                 /* labels in, loss out; else the logits of the last token */
     bool training, generating; /* set by the kind of program; neither: evaluation */
+    bool add;                  /* losses and statistics are added to what is there */
     bool carries;              /* carried state enters and leaves */
     int64_t context;           /* past tokens that attention keeps, with carries */
 } lmoe__model_shape;
@@ -84,6 +85,11 @@ lmoe_status lmoe__model_trace(lmoe_trace *t, const lmoe__model *m, const lmoe__m
 
 /* The feed-forward of a block whose kind is not `none`: x (batch seq embed) -> the same. */
 lmoe_tensor lmoe__feed_forward(lmoe_trace *t, const lmoe__model *m, lmoe_tensor x);
+
+/* What follows a training step: the router's update() of each layer, from the loads stat:moe/load/N.
+ * Only if m->router->update. */
+lmoe_status lmoe__model_balance(lmoe_trace *t, const lmoe__model *m);
+bool lmoe__model_balances(const lmoe__model *m);
 
 /* Adds "grad:NAME" results for every weight of the trace; with `add`, adds to the buffers of these
  * names instead. */

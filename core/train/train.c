@@ -42,6 +42,7 @@ static lmoe_status make_programs(lmoe__rank *r)
     e->eager = s->train.eager;
     LMOE_TRY(e->pipe_axis >= 0 ? make_pipelines(r, &shape) : make_whole(r, &shape));
     LMOE_TRY(lmoe__engine_update_program(e, &o, &r->update));
+    LMOE_TRY(lmoe__engine_balance_program(e, &r->balance));
     return lmoe__engine_bind(e);
 }
 
@@ -56,6 +57,10 @@ static void make_batch(lmoe__rank *r)
     r->batch.positions = LMOE_NEW_N(a, int32_t, n);
     r->batch.document = LMOE_NEW_N(a, int32_t, n);
     r->batch.reset = LMOE_NEW_N(a, uint8_t, n);
+    for (int i = 0; i < r->engine.store.count; i++) {
+        bool wanted = strncmp(r->engine.store.buffers[i].name, "in:noise", 8) == 0;
+        if (wanted && !r->noise) r->noise = LMOE_NEW_N(a, int32_t, n);
+    }
 }
 
 static lmoe_status open_data(lmoe__rank *r)
@@ -117,6 +122,31 @@ void lmoe__rank_free(lmoe__rank *r)
 
 /* ---- a step ---- */
 
+static int64_t micro_rows(const lmoe__rank *r)
+{
+    return r->setup->train.batch / r->setup->train.accumulate;
+}
+
+/* Labels that count in the micro-batch that begins at token `at`. */
+static int64_t labels_of(const lmoe__rank *r, size_t at)
+{
+    int64_t n = 0;
+    for (int64_t i = 0; i < micro_rows(r) * r->batch.seq; i++)
+        n += r->batch.labels[at + (size_t)i] >= 0;
+    return n;
+}
+
+/* A key for each token of the step: a function of the seed and the token's place in the run. */
+static void draw_noise(lmoe__rank *r)
+{
+    const lmoe__train_options *t = &r->setup->train;
+    int64_t n = t->batch * t->seq;
+    const uint64_t stream = lmoe__hash_text("in:noise");
+    for (int64_t i = 0; r->noise && i < n; i++)
+        r->noise[i] = (int32_t)lmoe__below((uint64_t)r->setup->run.seed, stream,
+                                           (uint64_t)(r->done * n + i), 1u << 31);
+}
+
 /* Rows row ... row + (rows of a micro-batch) of the step's batch become the program's inputs. */
 static lmoe_status set_rows(lmoe__rank *r, lmoe__program *p, int64_t row, double factor)
 {
@@ -127,8 +157,9 @@ static lmoe_status set_rows(lmoe__rank *r, lmoe__program *p, int64_t row, double
     LMOE_TRY(lmoe__program_set(e, p, "in:positions", r->batch.positions + at));
     LMOE_TRY(lmoe__program_set(e, p, "in:document", r->batch.document + at));
     LMOE_TRY(lmoe__program_set(e, p, "in:reset", r->batch.reset + at));
-    LMOE_TRY(
-        lmoe__program_set_scalar(e, p, "in:aux_scale", 1.0 / (double)r->setup->train.accumulate));
+    if (r->noise) LMOE_TRY(lmoe__program_set(e, p, "in:noise", r->noise + at));
+    double share = (double)labels_of(r, at) * factor; /* of the step's labels */
+    LMOE_TRY(lmoe__program_set_scalar(e, p, "in:aux_scale", share));
     return lmoe__program_set_scalar(e, p, "in:factor", factor);
 }
 
@@ -136,11 +167,6 @@ typedef struct micro_batches {
     lmoe__rank *r;
     double factor;
 } micro_batches;
-
-static int64_t micro_rows(const lmoe__rank *r)
-{
-    return r->setup->train.batch / r->setup->train.accumulate;
-}
 
 static lmoe_status set_micro_batch(void *user, lmoe__program *p, int micro_batch)
 {
@@ -203,6 +229,7 @@ static lmoe_status train_step(lmoe__rank *r, lmoe__step_result *out)
     double start = lmoe__now();
     int64_t labels = lmoe__batch_fill(&r->ctx, &r->data, r->done * t->batch, &r->batch);
     if (labels < 0) return (lmoe_status)labels;
+    draw_noise(r);
     double factor = labels > 0 ? 1.0 / (double)labels : 0;
     LMOE_TRY(run_micro_batches(r, r->pipe, r->first, r->next, t->accumulate, factor, &out->loss));
     out->lr = lmoe__setup_lr(r->setup, r->done);
@@ -214,6 +241,8 @@ static lmoe_status train_step(lmoe__rank *r, lmoe__step_result *out)
         if (t->nan == LMOE__NAN_ABORT) return find_nan(r, factor, out->loss, out->grad_norm);
         lmoe__log(&r->ctx, LMOE_LOG_WARN, "step %lld left out: loss %g, gradient norm %g",
                   (long long)r->done + 1, out->loss, out->grad_norm);
+    } else if (r->balance) {
+        LMOE_TRY(lmoe__program_run(e, r->balance));
     }
     r->done++;
     r->saved = false;

@@ -42,14 +42,15 @@ typedef struct lmoe__rank {
     void *dev;
     void *word; /* on the device, where the communicator exchanges its memory: of rank_reduce */
     lmoe__engine engine;
-    lmoe__program *first, *next, *eval, *update;
+    lmoe__program *first, *next, *eval, *update, *balance;
     lmoe__pipeline *pipe,
         *pipe_eval; /* instead of the first three, where the mesh has a pipeline */
     double flops;   /* of this rank for a micro-batch */
     lmoe__data data;
     lmoe__batch batch;
-    int64_t done;  /* steps */
-    double tokens; /* seen */
+    int32_t *noise; /* (batch seq): keys for random/1; NULL: nobody draws */
+    int64_t done;   /* steps */
+    double tokens;  /* seen */
     double best_val;
     double eval_seconds; /* of the last evaluation */
     bool stop;           /* asked to by a signal */

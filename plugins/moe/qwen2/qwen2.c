@@ -4,14 +4,15 @@
  *
  *   p = softmax(W x)    weights = the k largest of p, divided by their sum if norm_topk_prob
  *   balance loss = aux_loss * experts * sum_e f_e P_e     f_e = choices of expert e / tokens, P_e =
- * mean of p_e z loss       = z_loss * mean over tokens of logsumexp(W x)^2 Both are means over the
- * whole micro-batch of all ranks; they are equal for any number of ranks.
+ *                  mean of p_e; divided by k if aux_per_choice
+ *   z loss       = z_loss * mean over tokens of logsumexp(W x)^2
  */
 #include <lmoe/lmoe.h>
+#include <lmoe/route.h>
 
 typedef struct qwen2_options {
-    double aux_loss, z_loss;
-    int32_t norm_topk_prob;
+    double aux_loss, z_loss, jitter;
+    int32_t norm_topk_prob, aux_scope, aux_per_choice;
 } qwen2_options;
 
 typedef struct qwen2_params {
@@ -23,37 +24,22 @@ static const lmoe_option options[] = {
      NULL, "Divide the chosen probabilities by their sum."},
     {"aux_loss", LMOE_OPTION_FLOAT, offsetof(qwen2_options, aux_loss), "0.001", 0, 100, NULL, NULL,
      "Weight of the load-balancing loss; 0: none."},
+    {"aux_scope", LMOE_OPTION_ENUM, offsetof(qwen2_options, aux_scope), "micro_batch", 0, 0,
+     "micro_batch sequence", NULL,
+     "Means of the balance loss: over the micro-batch of all ranks, or over each sequence."},
+    {"aux_per_choice", LMOE_OPTION_BOOL, offsetof(qwen2_options, aux_per_choice), "no", 0, 0, NULL,
+     NULL, "Divide the balance loss by top_k, as the Linear-MoE release does."},
     {"z_loss", LMOE_OPTION_FLOAT, offsetof(qwen2_options, z_loss), "0", 0, 100, NULL, NULL,
      "Weight of the loss that keeps the router's logits small; 0: none."},
+    {"jitter", LMOE_OPTION_FLOAT, offsetof(qwen2_options, jitter), "0", 0, 1, NULL, NULL,
+     "Training multiplies the router's input by random numbers of 1 - jitter ... 1 + jitter."},
     LMOE_OPTION_END};
 
 static lmoe_status declare(lmoe_trace *t, const void *opt, void *params)
 {
     qwen2_params *w = params;
-    w->gate = lmoe_matrix(t, "gate.weight", "embed expert", lmoe_size(t, "embed"),
-                          lmoe_size(t, "experts"), 0);
+    w->gate = lmoe_route_gate(t);
     return LMOE_OK;
-}
-
-/* probs: (batch seq expert), index: (batch seq choice) */
-static void balance_loss(lmoe_trace *t, const qwen2_options *o, lmoe_tensor probs,
-                         lmoe_tensor index)
-{
-    int64_t experts = lmoe_size(t, "experts");
-    double tokens =
-        (double)lmoe_axis_size(t, probs, "batch") * (double)lmoe_axis_size(t, probs, "seq");
-    lmoe_tensor f = lmoe_mul_scalar(t, lmoe_histogram(t, index, experts), 1.0 / tokens);
-    lmoe_tensor p = lmoe_mul_scalar(t, lmoe_sum(t, "b s x -> x", probs), 1.0 / tokens);
-    lmoe_tensor dot = lmoe_einsum(t, "x, x ->", p, f);
-    lmoe_add_loss(t, "aux_loss", lmoe_mul_scalar(t, dot, o->aux_loss * (double)experts));
-}
-
-static void z_loss(lmoe_trace *t, const qwen2_options *o, lmoe_tensor logits)
-{
-    lmoe_tensor z = lmoe_logsumexp(t, logits);
-    double tokens = (double)lmoe_axis_size(t, z, "batch") * (double)lmoe_axis_size(t, z, "seq");
-    lmoe_tensor sum = lmoe_sum(t, "b s ->", lmoe_map(t, z, LMOE_MAP_SQUARE));
-    lmoe_add_loss(t, "z_loss", lmoe_mul_scalar(t, sum, o->z_loss / tokens));
 }
 
 static lmoe_status forward(lmoe_trace *t, const void *opt, const void *params, lmoe_tensor x,
@@ -61,13 +47,17 @@ static lmoe_status forward(lmoe_trace *t, const void *opt, const void *params, l
 {
     const qwen2_options *o = opt;
     const qwen2_params *w = params;
-    lmoe_tensor logits = lmoe_f32(t, lmoe_einsum(t, "b s e, e x -> b s x", x, w->gate));
+    double top_k = (double)lmoe_size(t, "top_k");
+    lmoe_tensor logits = lmoe_route_logits(t, lmoe_route_jitter(t, x, o->jitter), w->gate);
     lmoe_tensor probs = lmoe_softmax(t, logits);
     lmoe_tensor weight = lmoe_top_k(t, probs, lmoe_size(t, "top_k"), &out->index);
-    if (o->norm_topk_prob) weight = lmoe_div(t, weight, lmoe_sum(t, "b s c -> b s", weight));
-    out->weight = weight;
-    if (o->aux_loss > 0) balance_loss(t, o, probs, out->index);
-    if (o->z_loss > 0) z_loss(t, o, logits);
+    out->weight = o->norm_topk_prob ? lmoe_route_normalise(t, weight) : weight;
+    if (o->aux_loss > 0) {
+        double factor = o->aux_loss * (double)lmoe_size(t, "experts");
+        lmoe_route_shares r = lmoe_route_share(t, probs, out->index, weight, o->aux_scope);
+        lmoe_route_loss(t, "aux_loss", r, o->aux_per_choice ? factor / top_k : factor);
+    }
+    if (o->z_loss > 0) lmoe_route_z_loss(t, logits, o->z_loss);
     return LMOE_OK;
 }
 

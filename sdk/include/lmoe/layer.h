@@ -28,7 +28,10 @@ enum {
     LMOE_PARAM_NO_DECAY = 1, /* no weight decay (vectors never have it) */
     LMOE_PARAM_MODEL = 2,    /* one for the whole model, shared by all layers of this class */
     LMOE_PARAM_RESIDUAL =
-        4 /* writes to the residual stream: [model] init_rescale makes it smaller */
+        4, /* writes to the residual stream: [model] init_rescale makes it smaller */
+    LMOE_PARAM_STATE =
+        8 /* of a router: has no gradient and is not trained, in the state dtype; only
+                            the router's update() changes it. Saved with the weights */
 };
 
 /* A weight. axes: blank-separated names, one for each size, e.g. "embed heads head_k". Initial
@@ -61,7 +64,7 @@ typedef struct lmoe_routing {
     size_t size;
     lmoe_tensor index;  /* (batch seq choice) i32, below `experts`; below 0: this choice is none */
     lmoe_tensor weight; /* (batch seq choice) in the state dtype */
-    int64_t capacity;   /* no expert is chosen by more tokens of a sequence; 0: not known. Fewer rows
+    int64_t capacity; /* no expert is chosen by more tokens of a sequence; 0: not known. Fewer rows
                            are then set aside */
 } lmoe_routing;
 
@@ -75,6 +78,11 @@ typedef struct lmoe_router {
     /* x: (batch seq embed). Auxiliary losses by lmoe_add_loss, statistics by lmoe_add_stat. */
     lmoe_status (*forward)(lmoe_trace *t, const void *options, const void *params, lmoe_tensor x,
                            lmoe_routing *out);
+    /* Optional. Records what follows each training step: adds to parameters of LMOE_PARAM_STATE by
+     * lmoe_accumulate; the others are absent here. load: (expert) in the state dtype, how often each
+     * expert was chosen in the step, over all micro-batches and ranks. Steps that are left out
+     * (nan = skip) are not followed by it. */
+    lmoe_status (*update)(lmoe_trace *t, const void *options, const void *params, lmoe_tensor load);
 } lmoe_router;
 
 #ifdef __cplusplus

@@ -30,7 +30,7 @@ typedef enum lmoe_ambient {
     LMOE_AMBIENT_DOCUMENT = 3,  /* (batch seq) i32 position at which the token's document starts */
     LMOE_AMBIENT_RESET =
         4, /* (batch seq) u8: 1 = forget the past before this token; absent if not packing */
-    LMOE_AMBIENT_SKIP = 5, /* (batch seq) u8: 1 = this token is padding; absent if there is none */
+    LMOE_AMBIENT_SKIP = 5,  /* (batch seq) u8: 1 = this token is padding; absent if there is none */
     LMOE_AMBIENT_NOISE = 7, /* (batch seq) i32: keys for random/1, other ones in each step */
     LMOE_AMBIENT_VALID = 6  /* (batch seq) f32: 1 for tokens that count in the loss, else 0 */
 } lmoe_ambient;

@@ -637,6 +637,14 @@ static inline lmoe_tensor lmoe_grouped_linear_at(lmoe_trace *t, const char *file
  *   m = beta1 m + (1-beta1) g        v = beta2 v + (1-beta2) g^2
  *   param -= lr * ( m/(1-beta1^step) / (sqrt(v/(1-beta2^step)) + eps) + weight_decay * param )
  *   with a master (state dtype), that takes param's place, and param becomes its rounding */
+static inline lmoe_tensor lmoe_accumulate_at(lmoe_trace *t, const char *file, int line,
+                                             lmoe_tensor buffer, lmoe_tensor x)
+{
+    lmoe_tensor in[2] = {buffer, x};
+    return lmoe_apply_at(t, file, line, "accumulate/1", in, 2, NULL, 0, NULL, 0);
+}
+#define lmoe_accumulate(t, buffer, x) lmoe_accumulate_at((t), LMOE_HERE, (buffer), (x))
+
 typedef struct lmoe_adamw_attrs {
     double beta1, beta2, eps, weight_decay, clip;
 } lmoe_adamw_attrs;
