@@ -220,8 +220,8 @@ static inline void delta_fade_all(delta *d)
         d->at_read[i] = scan_exp(start);
         if (d->decays[i]) {
             int64_t token = d->begin + i / d->each;
-            float log = scan_log(d->c.decay->rank == 1 ? logs[d->c.h]
-                                                       : *scan_row(&d->c, d->c.decay, token, 1));
+            float log =
+                d->c.decay->rank == 1 ? logs[d->c.h] : *scan_row(&d->c, d->c.decay, token, 1);
             for (int j = 0; j < i; j++) sums[j] += log;
             start += log;
         }
@@ -248,9 +248,8 @@ static inline void delta_load_factors(delta *d)
         float *to = r->factor + i * d->k;
         CPU_SIMD
         for (int64_t j = 0; j < d->nk; j++) {
-            float log = scan_log(logs[j]);
-            to[j] = scan_exp(log);
-            r->whole[j] += log;
+            to[j] = scan_exp(logs[j]);
+            r->whole[j] += logs[j];
         }
         for (int64_t j = d->nk; j < d->k; j++) to[j] = 1;
     }
