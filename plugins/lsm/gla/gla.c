@@ -8,26 +8,33 @@
 #include <lmoe/lmoe.h>
 
 typedef struct gla_options {
-    int64_t heads, low_rank, conv_kernel;
-    double expand_k, expand_v, gate_normalizer, norm_eps;
-    int32_t short_conv;
+    int64_t heads, kv_heads, low_rank, conv_kernel;
+    double expand_k, expand_v, gate_normalizer, min_log_decay, norm_eps;
+    int32_t short_conv, activation;
 } gla_options;
 
 typedef struct gla_params {
-    lmoe_tensor q, k, v, gate, gk_down, gk_up, gk_bias, norm, out;
-    lmoe_tensor q_conv, k_conv, v_conv;
+    lmoe_qkv_params qkv;
+    lmoe_low_rank_params decay;
+    lmoe_tensor gate, norm, out;
 } gla_params;
 
 static const lmoe_option options[] = {
     {"heads", LMOE_OPTION_INT, offsetof(gla_options, heads), "4", 1, 65536, NULL, NULL, "Heads."},
+    {"kv_heads", LMOE_OPTION_INT, offsetof(gla_options, kv_heads), "0", 0, 65536, NULL, NULL,
+     "Heads of keys, values and decays; 0: as many as heads."},
     {"expand_k", LMOE_OPTION_FLOAT, offsetof(gla_options, expand_k), "0.5", 1e-3, 64, NULL, NULL,
      "Width of all keys together, in units of embed."},
     {"expand_v", LMOE_OPTION_FLOAT, offsetof(gla_options, expand_v), "1.0", 1e-3, 64, NULL, NULL,
      "Width of all values together, in units of embed."},
+    {"activation", LMOE_OPTION_ENUM, offsetof(gla_options, activation), "none", 0, 0,
+     LMOE_ACTIVATIONS, NULL, "Applied to q and k."},
     {"low_rank", LMOE_OPTION_INT, offsetof(gla_options, low_rank), "16", 1, 65536, NULL, NULL,
      "Inner size of the decay's two projections."},
     {"gate_normalizer", LMOE_OPTION_FLOAT, offsetof(gla_options, gate_normalizer), "16", 1e-3, 1e6,
      NULL, NULL, "Divides the log decay: larger remembers longer."},
+    {"min_log_decay", LMOE_OPTION_FLOAT, offsetof(gla_options, min_log_decay), "0", -1e6, 0, NULL,
+     NULL, "No log decay is below this; 0: no limit."},
     {"short_conv", LMOE_OPTION_BOOL, offsetof(gla_options, short_conv), "no", 0, 0, NULL, NULL,
      "A short causal convolution with silu on q, k and v."},
     {"conv_kernel", LMOE_OPTION_INT, offsetof(gla_options, conv_kernel), "4", 2, 64, NULL, "tokens",
@@ -36,45 +43,27 @@ static const lmoe_option options[] = {
      "Added to the mean square in the output norm."},
     LMOE_OPTION_END};
 
-static lmoe_tensor conv_weight(lmoe_trace *t, const char *name, const char *axes, int64_t heads,
-                               int64_t width, int64_t kernel)
+static lmoe_status widths(lmoe_trace *t, const gla_options *o, lmoe_qkv_def *d)
 {
-    return lmoe_cube(t, name, axes, heads, width, kernel, 0.5 / sqrt((double)kernel));
+    *d = (lmoe_qkv_def){.heads = o->heads,
+                        .kv_heads = o->kv_heads,
+                        .conv_kernel = o->short_conv ? o->conv_kernel : 0};
+    return lmoe_head_widths(t, o->heads, o->expand_k, o->expand_v, &d->head_k, &d->head_v);
 }
 
 static lmoe_status declare(lmoe_trace *t, const void *opt, void *params)
 {
     const gla_options *o = opt;
     gla_params *w = params;
-    int64_t e = lmoe_size(t, "embed"), h = o->heads;
-    int64_t k = (int64_t)((double)e * o->expand_k), v = (int64_t)((double)e * o->expand_v);
-    if (k < h || v < h || k % h != 0 || v % h != 0) {
-        lmoe_fail(t, "heads = %lld must divide the keys' width %lld and the values' width %lld",
-                  (long long)h, (long long)k, (long long)v);
-        return LMOE_E_CONFIG;
-    }
-    k /= h;
-    v /= h;
-    w->q = lmoe_cube(t, "q_proj.weight", "embed heads head_k", e, h, k, 0);
-    w->k = lmoe_cube(t, "k_proj.weight", "embed heads head_k", e, h, k, 0);
-    w->v = lmoe_cube(t, "v_proj.weight", "embed heads head_v", e, h, v, 0);
-    w->gate = lmoe_cube(t, "g_proj.weight", "embed heads head_v", e, h, v, 0);
-    w->gk_down = lmoe_matrix(t, "gk_proj.0.weight", "embed low_rank", e, o->low_rank, 0);
-    w->gk_up = lmoe_cube(t, "gk_proj.1.weight", "low_rank heads head_k", o->low_rank, h, k, 0);
-    lmoe_param_def bias = {.size = sizeof bias,
-                           .name = "gk_proj.1.bias",
-                           .axes = "heads head_k",
-                           .dim = {h, k},
-                           .init = LMOE_INIT_CONST,
-                           .flags = LMOE_PARAM_NO_DECAY};
-    w->gk_bias = lmoe_param(t, &bias);
-    w->norm = lmoe_vector(t, "g_norm_swish_gate.weight", "head_v", v, 1.0);
-    w->out = lmoe_output_cube(t, "o_proj.weight", h, v, e);
-    if (o->short_conv) {
-        w->q_conv = conv_weight(t, "q_conv1d.weight", "heads head_k kernel", h, k, o->conv_kernel);
-        w->k_conv = conv_weight(t, "k_conv1d.weight", "heads head_k kernel", h, k, o->conv_kernel);
-        w->v_conv = conv_weight(t, "v_conv1d.weight", "heads head_v kernel", h, v, o->conv_kernel);
-    }
+    lmoe_qkv_def d;
+    int64_t e = lmoe_size(t, "embed"), h = o->heads, g = o->kv_heads ? o->kv_heads : h;
+    LMOE_TRY(widths(t, o, &d));
+    LMOE_TRY(lmoe_qkv_declare(t, &d, &w->qkv));
+    w->decay = lmoe_low_rank(t, "gk_proj", g == h ? "heads" : "kv_heads", "head_k", o->low_rank, g,
+                             d.head_k);
+    w->gate = lmoe_cube(t, "g_proj.weight", "embed heads head_v", e, h, d.head_v, 0);
+    w->norm = lmoe_vector(t, "g_norm_swish_gate.weight", "head_v", d.head_v, 1.0);
+    w->out = lmoe_output_cube(t, "o_proj.weight", h, d.head_v, e);
     return LMOE_OK;
 }
 
@@ -82,26 +71,23 @@ static lmoe_status declare(lmoe_trace *t, const void *opt, void *params)
 static lmoe_tensor log_decay(lmoe_trace *t, const gla_options *o, const gla_params *w,
                              lmoe_tensor x)
 {
-    lmoe_tensor low = lmoe_einsum(t, "b s e, e r -> b s r", x, w->gk_down);
-    lmoe_tensor up = lmoe_einsum(t, "b s r, r h k -> b s h k", low, w->gk_up);
-    lmoe_tensor logit = lmoe_f32(t, lmoe_add(t, up, w->gk_bias));
-    return lmoe_mul_scalar(t, lmoe_logsigmoid(t, logit), 1.0 / o->gate_normalizer);
+    lmoe_tensor g = lmoe_low_rank_decay(t, &w->decay, x, o->gate_normalizer);
+    if (o->min_log_decay < 0) { /* max(g, m) = relu(g - m) + m */
+        g = lmoe_relu(t, lmoe_affine(t, g, 1.0, -o->min_log_decay));
+        g = lmoe_affine(t, g, 1.0, o->min_log_decay);
+    }
+    if (o->kv_heads && o->kv_heads != o->heads) g = lmoe_repeat_heads(t, g, o->heads / o->kv_heads);
+    return g;
 }
 
 static lmoe_tensor forward(lmoe_trace *t, const void *opt, const void *params, lmoe_tensor x)
 {
     const gla_options *o = opt;
     const gla_params *w = params;
-    lmoe_tensor q = lmoe_einsum(t, "b s e, e h k -> b s h k", x, w->q);
-    lmoe_tensor k = lmoe_einsum(t, "b s e, e h k -> b s h k", x, w->k);
-    lmoe_tensor v = lmoe_einsum(t, "b s e, e h v -> b s h v", x, w->v);
-    if (o->short_conv) {
-        q = lmoe_short_conv(t, q, w->q_conv, 1);
-        k = lmoe_short_conv(t, k, w->k_conv, 1);
-        v = lmoe_short_conv(t, v, w->v_conv, 1);
-    }
-    double scale = 1.0 / sqrt((double)lmoe_axis_size(t, q, "head_k"));
-    lmoe_tensor y = lmoe_scan_diag(t, q, k, v, log_decay(t, o, w, x), scale);
+    lmoe_qkv_def d;
+    if (widths(t, o, &d) != LMOE_OK) return x;
+    lmoe_qkv a = lmoe_qkv_project(t, &d, &w->qkv, x, o->activation, LMOE_THROUGH_NONE);
+    lmoe_tensor y = lmoe_scan_diag(t, a.q, a.k, a.v, log_decay(t, o, w, x), lmoe_key_scale(t, a.q));
     lmoe_tensor gate = lmoe_einsum(t, "b s e, e h v -> b s h v", x, w->gate);
     y = lmoe_rmsnorm_gated(t, y, w->norm, gate, o->norm_eps);
     return lmoe_einsum(t, "b s h v, h v e -> b s e", y, w->out);

@@ -7,54 +7,68 @@
 #include <lmoe/lmoe.h>
 
 typedef struct retention_options {
-    int64_t heads;
+    int64_t heads, kv_heads, conv_kernel;
     double expand_k, expand_v, rope_base, norm_eps;
-    int32_t output_gate;
+    int32_t output_gate, rope, short_conv, activation;
 } retention_options;
 
 typedef struct retention_params {
-    lmoe_tensor q, k, v, gate, norm, out;
+    lmoe_qkv_params qkv;
+    lmoe_tensor gate, norm, out;
 } retention_params;
 
 static const lmoe_option options[] = {
     {"heads", LMOE_OPTION_INT, offsetof(retention_options, heads), "8", 1, 65536, NULL, NULL,
      "Heads."},
+    {"kv_heads", LMOE_OPTION_INT, offsetof(retention_options, kv_heads), "0", 0, 65536, NULL, NULL,
+     "Heads of keys and values; 0: as many as heads."},
     {"expand_k", LMOE_OPTION_FLOAT, offsetof(retention_options, expand_k), "1.0", 1e-3, 64, NULL,
      NULL, "Width of all keys together, in units of embed."},
     {"expand_v", LMOE_OPTION_FLOAT, offsetof(retention_options, expand_v), "2.0", 1e-3, 64, NULL,
      NULL, "Width of all values together, in units of embed."},
+    {"activation", LMOE_OPTION_ENUM, offsetof(retention_options, activation), "none", 0, 0,
+     LMOE_ACTIVATIONS, NULL, "Applied to q and k before the rotation."},
     {"output_gate", LMOE_OPTION_BOOL, offsetof(retention_options, output_gate), "yes", 0, 0, NULL,
      NULL, "Multiply the normed output by silu of a projection of the input."},
+    {"rope", LMOE_OPTION_BOOL, offsetof(retention_options, rope), "yes", 0, 0, NULL, NULL,
+     "Rotate q and k by their positions."},
     {"rope_base", LMOE_OPTION_FLOAT, offsetof(retention_options, rope_base), "10000", 1, 1e9, NULL,
      NULL, "Base of the rotary positions."},
+    {"short_conv", LMOE_OPTION_BOOL, offsetof(retention_options, short_conv), "no", 0, 0, NULL,
+     NULL, "A short causal convolution with silu on q, k and v."},
+    {"conv_kernel", LMOE_OPTION_INT, offsetof(retention_options, conv_kernel), "4", 2, 64, NULL,
+     "tokens", "Length of the short convolution."},
     {"norm_eps", LMOE_OPTION_FLOAT, offsetof(retention_options, norm_eps), "1e-6", 0, 1, NULL, NULL,
      "Added to the mean square in the output norm."},
     LMOE_OPTION_END};
+
+static lmoe_status widths(lmoe_trace *t, const retention_options *o, lmoe_qkv_def *d)
+{
+    *d = (lmoe_qkv_def){.heads = o->heads,
+                        .kv_heads = o->kv_heads,
+                        .conv_kernel = o->short_conv ? o->conv_kernel : 0};
+    LMOE_TRY(lmoe_head_widths(t, o->heads, o->expand_k, o->expand_v, &d->head_k, &d->head_v));
+    if (!o->rope || d->head_k % 2 == 0) return LMOE_OK;
+    lmoe_fail(t, "a head's keys are %lld wide, but rotation takes pairs: an even width is needed",
+              (long long)d->head_k);
+    return LMOE_E_CONFIG;
+}
 
 static lmoe_status declare(lmoe_trace *t, const void *opt, void *params)
 {
     const retention_options *o = opt;
     retention_params *w = params;
+    lmoe_qkv_def d;
     int64_t e = lmoe_size(t, "embed"), h = o->heads;
-    int64_t k = (int64_t)((double)e * o->expand_k), v = (int64_t)((double)e * o->expand_v);
-    if (k % (2 * h) != 0 || v % h != 0 || k < 2 * h || v < h) {
-        lmoe_fail(
-            t,
-            "heads = %lld must divide half the keys' width %lld (rotation takes pairs) and the "
-            "values' width %lld",
-            (long long)h, (long long)k, (long long)v);
-        return LMOE_E_CONFIG;
-    }
-    w->q = lmoe_cube(t, "q_proj.weight", "embed heads head_k", e, h, k / h, 0);
-    w->k = lmoe_cube(t, "k_proj.weight", "embed heads head_k", e, h, k / h, 0);
-    w->v = lmoe_cube(t, "v_proj.weight", "embed heads head_v", e, h, v / h, 0);
+    LMOE_TRY(widths(t, o, &d));
+    LMOE_TRY(lmoe_qkv_declare(t, &d, &w->qkv));
     if (o->output_gate) {
-        w->gate = lmoe_cube(t, "g_proj.weight", "embed heads head_v", e, h, v / h, 0);
-        w->norm = lmoe_vector(t, "g_norm_swish_gate.weight", "head_v", v / h, 1.0);
+        w->gate = lmoe_cube(t, "g_proj.weight", "embed heads head_v", e, h, d.head_v, 0);
+        w->norm = lmoe_vector(t, "g_norm_swish_gate.weight", "head_v", d.head_v, 1.0);
     } else {
-        w->norm = lmoe_vector(t, "g_norm.weight", "head_v", v / h, 1.0);
+        w->norm = lmoe_vector(t, "g_norm.weight", "head_v", d.head_v, 1.0);
     }
-    w->out = lmoe_output_cube(t, "o_proj.weight", h, v / h, e);
+    w->out = lmoe_output_cube(t, "o_proj.weight", h, d.head_v, e);
     return LMOE_OK;
 }
 
@@ -69,11 +83,15 @@ static lmoe_tensor forward(lmoe_trace *t, const void *opt, const void *params, l
 {
     const retention_options *o = opt;
     const retention_params *w = params;
-    lmoe_tensor q = lmoe_rope(t, lmoe_einsum(t, "b s e, e h k -> b s h k", x, w->q), o->rope_base);
-    lmoe_tensor k = lmoe_rope(t, lmoe_einsum(t, "b s e, e h k -> b s h k", x, w->k), o->rope_base);
-    lmoe_tensor v = lmoe_einsum(t, "b s e, e h v -> b s h v", x, w->v);
-    double scale = 1.0 / sqrt((double)lmoe_axis_size(t, q, "head_k"));
-    lmoe_tensor y = lmoe_scan_diag(t, q, k, v, log_decay(t, o->heads), scale);
+    lmoe_qkv_def d;
+    if (widths(t, o, &d) != LMOE_OK) return x;
+    lmoe_qkv a = lmoe_qkv_project(t, &d, &w->qkv, x, o->activation, LMOE_THROUGH_NONE);
+    if (o->rope) {
+        a.q = lmoe_rope(t, a.q, o->rope_base);
+        a.k = lmoe_rope(t, a.k, o->rope_base);
+    }
+    lmoe_tensor y =
+        lmoe_scan_diag(t, a.q, a.k, a.v, log_decay(t, o->heads), lmoe_key_scale(t, a.q));
     if (o->output_gate) {
         lmoe_tensor gate = lmoe_einsum(t, "b s e, e h v -> b s h v", x, w->gate);
         y = lmoe_rmsnorm_gated(t, y, w->norm, gate, o->norm_eps);

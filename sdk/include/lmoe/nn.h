@@ -7,6 +7,7 @@
 
 #include <lmoe/ops.h>
 #include <math.h>
+#include <stdio.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -89,7 +90,8 @@ static inline int64_t lmoe_axis_size(lmoe_trace *t, lmoe_tensor x, const char *a
     return -1;
 }
 
-/* Declares a constant of two axes without weight decay: biases and gains of heads' channels. */
+/* Declares a weight of two axes with one value and no weight decay: biases and gains of heads'
+ * channels. */
 static inline lmoe_tensor lmoe_head_vector(lmoe_trace *t, const char *name, const char *axes,
                                            int64_t heads, int64_t width, double value)
 {
@@ -173,6 +175,14 @@ static inline lmoe_tensor lmoe_concat(lmoe_trace *t, lmoe_tensor a, lmoe_tensor 
     if (at < 0 || lmoe_axis_index(t, b, axis, &db) != at) return a;
     return lmoe_add(t, lmoe_pad(t, a, at, 0, db.dim[at], 0.0),
                     lmoe_pad(t, b, at, da.dim[at], 0, 0.0));
+}
+
+/* All products of two features: (batch seq heads head_k) -> the same with head_k squared. */
+static inline lmoe_tensor lmoe_products(lmoe_trace *t, lmoe_tensor x)
+{
+    lmoe_tensor y = lmoe_rename_axis(t, x, "head_k", "other");
+    return lmoe_merge_axes(t, lmoe_einsum(t, "b s h i, b s h j -> b s h i j", x, y), "head_k",
+                           "head_k");
 }
 
 /* y[i] = x[i - shift], around the ends of a named axis; 0 < shift < its size. */
@@ -286,6 +296,133 @@ static inline lmoe_tensor lmoe_l2norm_at(lmoe_trace *t, const char *file, int li
     return lmoe_affine_at(t, file, line, x, 1 / sqrt(n), 0);
 }
 #define lmoe_l2norm(t, x, eps) lmoe_l2norm_at((t), LMOE_HERE, (x), (eps))
+
+/* ---- activations that layers offer as an option ---- */
+
+#define LMOE_ACTIVATIONS "none silu relu elu gelu sigmoid" /* elu: elu(x) + 1 */
+enum {
+    LMOE_THROUGH_NONE,
+    LMOE_THROUGH_SILU,
+    LMOE_THROUGH_RELU,
+    LMOE_THROUGH_ELU,
+    LMOE_THROUGH_GELU,
+    LMOE_THROUGH_SIGMOID
+};
+
+static inline lmoe_tensor lmoe_activate(lmoe_trace *t, lmoe_tensor x, int which)
+{
+    static const lmoe_map_fn fn[] = {LMOE_MAP_SILU, LMOE_MAP_SILU, LMOE_MAP_RELU,
+                                     LMOE_MAP_ELU1, LMOE_MAP_GELU, LMOE_MAP_SIGMOID};
+    return which == LMOE_THROUGH_NONE ? x : lmoe_map(t, x, fn[which]);
+}
+
+/* ---- queries, keys and values of heads, as most layers start ---- */
+
+typedef struct lmoe_qkv_def {
+    int64_t heads, kv_heads; /* kv_heads: 0, or a divisor of heads: each serves heads in a row */
+    int64_t head_k, head_v;
+    int64_t conv_kernel;  /* 0: no short convolution; else its length, with silu */
+    const char *key_axis; /* NULL: "head_k" */
+} lmoe_qkv_def;
+
+typedef struct lmoe_qkv_params {
+    lmoe_tensor q, k, v, q_conv, k_conv, v_conv;
+} lmoe_qkv_params;
+
+typedef struct lmoe_qkv {
+    lmoe_tensor q, k, v; /* (batch seq heads key_axis), the same, (batch seq heads head_v) */
+} lmoe_qkv;
+
+/* Declares q_proj.weight, k_proj.weight, v_proj.weight and {q,k,v}_conv1d.weight. */
+static inline lmoe_status lmoe_qkv_declare(lmoe_trace *t, const lmoe_qkv_def *d, lmoe_qkv_params *w)
+{
+    const char *key = d->key_axis ? d->key_axis : "head_k";
+    int64_t e = lmoe_size(t, "embed"), h = d->heads, g = d->kv_heads ? d->kv_heads : h;
+    const char *of_kv = g == h ? "heads" : "kv_heads";
+    char q_axes[64], k_axes[64], v_axes[64];
+    if (h % g != 0) {
+        lmoe_fail(t, "heads = %lld is not a multiple of kv_heads = %lld", (long long)h,
+                  (long long)g);
+        return LMOE_E_CONFIG;
+    }
+    snprintf(q_axes, sizeof q_axes, "embed heads %s kernel", key);
+    snprintf(k_axes, sizeof k_axes, "embed %s %s kernel", of_kv, key);
+    snprintf(v_axes, sizeof v_axes, "embed %s head_v kernel", of_kv);
+    if (d->conv_kernel) {
+        w->q_conv = lmoe_conv_cube(t, "q_conv1d.weight", q_axes + 6, h, d->head_k, d->conv_kernel);
+        w->k_conv = lmoe_conv_cube(t, "k_conv1d.weight", k_axes + 6, g, d->head_k, d->conv_kernel);
+        w->v_conv = lmoe_conv_cube(t, "v_conv1d.weight", v_axes + 6, g, d->head_v, d->conv_kernel);
+    }
+    *strrchr(q_axes, ' ') = *strrchr(k_axes, ' ') = *strrchr(v_axes, ' ') = 0;
+    w->q = lmoe_cube(t, "q_proj.weight", q_axes, e, h, d->head_k, 0);
+    w->k = lmoe_cube(t, "k_proj.weight", k_axes, e, g, d->head_k, 0);
+    w->v = lmoe_cube(t, "v_proj.weight", v_axes, e, g, d->head_v, 0);
+    return LMOE_OK;
+}
+
+/* x: (batch seq embed). qk, v: activations of queries and keys, and of values. */
+static inline lmoe_qkv lmoe_qkv_project(lmoe_trace *t, const lmoe_qkv_def *d,
+                                        const lmoe_qkv_params *w, lmoe_tensor x, int qk, int v)
+{
+    lmoe_qkv y;
+    y.q = lmoe_einsum(t, "b s e, e h k -> b s h k", x, w->q);
+    y.k = lmoe_einsum(t, "b s e, e h k -> b s h k", x, w->k);
+    y.v = lmoe_einsum(t, "b s e, e h v -> b s h v", x, w->v);
+    if (d->conv_kernel) {
+        y.q = lmoe_short_conv(t, y.q, w->q_conv, 1);
+        y.k = lmoe_short_conv(t, y.k, w->k_conv, 1);
+        y.v = lmoe_short_conv(t, y.v, w->v_conv, 1);
+    }
+    y.q = lmoe_activate(t, y.q, qk);
+    y.k = lmoe_activate(t, y.k, qk);
+    y.v = lmoe_activate(t, y.v, v);
+    if (d->kv_heads && d->kv_heads != d->heads) {
+        y.k = lmoe_repeat_heads(t, y.k, d->heads / d->kv_heads);
+        y.v = lmoe_repeat_heads(t, y.v, d->heads / d->kv_heads);
+    }
+    return y;
+}
+
+/* K^(-1/2) for the width K of one head's keys. */
+static inline double lmoe_key_scale(lmoe_trace *t, lmoe_tensor q)
+{
+    lmoe_desc d;
+    if (lmoe_describe(t, q, &d) != LMOE_OK || d.rank != 4) return 1;
+    return 1.0 / sqrt((double)d.dim[3]);
+}
+
+/* ---- log decays of channels through a narrow waist: logsigmoid(W_2 W_1 x + b) / normalizer ---- */
+
+typedef struct lmoe_low_rank_params {
+    lmoe_tensor down, up, bias;
+} lmoe_low_rank_params;
+
+/* Declares NAME.0.weight, NAME.1.weight and NAME.1.bias; channels: "head_k". */
+static inline lmoe_low_rank_params lmoe_low_rank(lmoe_trace *t, const char *name,
+                                                 const char *heads_axis, const char *channels,
+                                                 int64_t rank, int64_t heads, int64_t width)
+{
+    lmoe_low_rank_params w;
+    char text[64], axes[64];
+    snprintf(text, sizeof text, "%s.0.weight", name);
+    w.down = lmoe_matrix(t, text, "embed low_rank", lmoe_size(t, "embed"), rank, 0);
+    snprintf(text, sizeof text, "%s.1.weight", name);
+    snprintf(axes, sizeof axes, "low_rank %s %s", heads_axis, channels);
+    w.up = lmoe_cube(t, text, axes, rank, heads, width, 0);
+    snprintf(text, sizeof text, "%s.1.bias", name);
+    w.bias = lmoe_head_vector(t, text, axes + strlen("low_rank "), heads, width, 0);
+    return w;
+}
+
+/* x: (batch seq embed) -> (batch seq heads channels), at most 0, in the state dtype */
+static inline lmoe_tensor lmoe_low_rank_decay(lmoe_trace *t, const lmoe_low_rank_params *w,
+                                              lmoe_tensor x, double normalizer)
+{
+    lmoe_tensor low = lmoe_einsum(t, "b s e, e r -> b s r", x, w->down);
+    lmoe_tensor up = lmoe_einsum(t, "b s r, r h k -> b s h k", low, w->up);
+    lmoe_tensor logit = lmoe_f32(t, lmoe_add(t, up, w->bias));
+    return lmoe_mul_scalar(t, lmoe_logsigmoid(t, logit), 1.0 / normalizer);
+}
 
 #ifdef __cplusplus
 }

@@ -49,18 +49,20 @@ def bla_map(name, tied):
     return [(f"feature_map_{s}.{p}", f"feature_map_{s}.{p}", f) for s in sides for p, f in parts]
 
 
-def bla(name, shape, feature_map, heads=2, normalize=False, tied=False, expand_v=1.0):
+def bla(name, shape, feature_map, heads=2, normalize=False, tied=False, expand_v=1.0, kv_heads=0, sum_norm=False):
     yes = {False: "no", True: "yes"}
     layer = linear_attn.LinearAttention(
-        hidden_size=shape[2], num_heads=heads, expand_v=expand_v, feature_map=feature_map,
-        tie_feature_map_qk=tied, do_feature_map_norm=normalize, norm_eps=1e-5)
+        hidden_size=shape[2], num_heads=heads, num_kv_heads=kv_heads or heads, expand_v=expand_v,
+        feature_map=feature_map, tie_feature_map_qk=tied, do_feature_map_norm=normalize, norm_q=sum_norm,
+        norm_k=sum_norm, norm_eps=1e-5)
     return Case(
         name=f"bla_{name}_{shape[1]}", cls="lsm/bla", shape=shape, module=layer,
         oracle="fla LinearAttention over naive_recurrent_linear_attn",
         sets=(f"heads={heads}", f"expand_v={expand_v}", f"feature_map={feature_map}", "norm_eps=1e-5",
-              f"tie_feature_map={yes[tied]}", f"normalize={yes[normalize]}"),
+              f"tie_feature_map={yes[tied]}", f"normalize={yes[normalize]}", f"kv_heads={kv_heads}",
+              f"sum_norm={'qk' if sum_norm else 'none'}"),
         carry=() if normalize else (CARRY,),
-        weights=projections(heads, "q", "k", "v", "o") + bla_map(feature_map, tied)
+        weights=projections(heads, "q", "o") + projections(kv_heads or heads, "k", "v") + bla_map(feature_map, tied)
         + [("norm.weight", "norm.weight", same)])
 
 
@@ -76,23 +78,25 @@ def retention(shape, heads, expand_v, gate=True):
         + [(norm, norm, same)])
 
 
-def gla_case(shape, heads, conv=False, low_rank=5, normalizer=16):
+def gla_case(shape, heads, conv=False, low_rank=5, normalizer=16, kv_heads=0, least=0, activation="none"):
     layer = gla.GatedLinearAttention(
-        hidden_size=shape[2], num_heads=heads, expand_k=0.5, use_short_conv=conv, gate_low_rank_dim=low_rank,
-        gate_logit_normalizer=normalizer, norm_eps=1e-5)
-    k, v = shape[2] // 2 // heads, shape[2] // heads
-    weights = projections(heads, "q", "k", "v", "g", "o") + [
+        hidden_size=shape[2], num_heads=heads, num_kv_heads=kv_heads or heads, expand_k=0.5, use_short_conv=conv,
+        gate_low_rank_dim=low_rank, gate_logit_normalizer=normalizer, norm_eps=1e-5, clamp_min=least or None,
+        feature_map=None if activation == "none" else activation)
+    k, v, g = shape[2] // 2 // heads, shape[2] // heads, kv_heads or heads
+    weights = projections(heads, "q", "g", "o") + projections(g, "k", "v") + [
         ("gk_proj.0.weight", "gk_proj.0.weight", matrix),
-        ("gk_proj.1.weight", "gk_proj.1.weight", into(heads)),
-        ("gk_proj.1.bias", "gk_proj.1.bias", shaped(heads, k)),
+        ("gk_proj.1.weight", "gk_proj.1.weight", into(g)),
+        ("gk_proj.1.bias", "gk_proj.1.bias", shaped(g, k)),
         ("g_norm_swish_gate.weight", "g_norm_swish_gate.weight", same)]
     if conv:
         weights += [(f"{n}_conv1d.weight", f"{n}_conv1d.weight", shaped(heads, d, 4)) for n, d in zip("qkv", (k, k, v))]
     return Case(
-        name=f"gla_{'conv_' if conv else ''}{shape[1]}", cls="lsm/gla", shape=shape, module=layer,
+        name=f"gla_{'conv_' if conv else ''}{'grouped_' if kv_heads else ''}{shape[1]}", cls="lsm/gla", shape=shape, module=layer,
         oracle="fla GatedLinearAttention over naive_recurrent_gla",
         sets=(f"heads={heads}", "expand_k=0.5", f"low_rank={low_rank}", f"gate_normalizer={normalizer}",
-              "norm_eps=1e-5", f"short_conv={'yes' if conv else 'no'}"),
+              "norm_eps=1e-5", f"short_conv={'yes' if conv else 'no'}", f"kv_heads={kv_heads}", f"min_log_decay={least}",
+              f"activation={activation}"),
         carry=(CARRY,) if not conv else ("carry/0/3/carry",), weights=weights)
 
 
@@ -106,9 +110,12 @@ def cases():
     yield bla("hedgehog", (1, 97, 16), "hedgehog", tied=True)
     yield bla("t2r", (1, 97, 16), "t2r")
     yield bla("dpfp_normalize", (1, 97, 16), "dpfp", normalize=True)
+    yield bla("t2r_grouped", (1, 97, 16), "t2r", heads=4, kv_heads=2)
+    yield bla("relu_sum_norm", (1, 70, 16), "relu", sum_norm=True)
     yield retention((2, 64, 16), 2, 2.0)
     yield retention((1, 97, 24), 3, 1.0)
     yield retention((1, 70, 16), 2, 2.0, gate=False)
     yield gla_case((2, 64, 16), 2, normalizer=1)
     yield gla_case((1, 97, 24), 3)
     yield gla_case((1, 70, 16), 2, conv=True)
+    yield gla_case((1, 97, 16), 4, kv_heads=2, normalizer=2, least=-0.5, activation="silu")
