@@ -23,7 +23,10 @@ typedef struct layout {
 #define GLA                                                                                      \
     "[layer L]\nclass = lsm/gla\nheads = 2\nlow_rank = 3\nshort_conv = yes\n[layer N]\nclass = " \
     "lsm/attention\nheads = 2\n"
-#define BLA    "[layer L]\nclass = lsm/bla\nheads = 2\n[layer N]\nclass = lsm/retention\nheads = 2\n"
+#define BLA "[layer L]\nclass = lsm/bla\nheads = 2\n[layer N]\nclass = lsm/retention\nheads = 2\n"
+#define RWKV                                                                                      \
+    "[layer L]\nclass = lsm/rwkv7\nhead_dim = 4\n[layer N]\nclass = lsm/gated_deltanet\nheads = " \
+    "2\nhead_dim = 4\n"
 #define SHARED "shared" BLA /* the test's own layer, which shares weights and values */
 
 static const layout layouts[] = {
@@ -41,6 +44,8 @@ static const layout layouts[] = {
     {GLA, "pp:2 sp:2", "", 4, false},
     {BLA, "sp:2 pp:2 dp:2", "interleave = 2\n", 4, false},
     {GLA, "pp:4 sp:2", "", 3, true},
+    {RWKV, "pp:4", "", 4, false}, /* values of the first layer go to all others */
+    {RWKV, "pp:2", "interleave = 2\n", 3, false},
     {SHARED, "pp:4", "", 4, false},
     {SHARED, "pp:2", "interleave = 2\n", 4, true},
     {SHARED, "dp:2 pp:2", "interleave = 3\n", 2, false},
