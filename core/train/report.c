@@ -114,7 +114,7 @@ static lmoe_status write_card(lmoe__rank *r, int64_t grown)
     lmoe__text_add_json(&t, info.name);
     lmoe__text_add(&t, ",\n  \"parameters\": %lld,\n  \"active_parameters\": %lld,\n",
                    (long long)r->engine.count.total, (long long)r->engine.count.active);
-    lmoe__text_add(&t, "  \"planned_bytes\": %lld,\n", (long long)planned(r) * s->world);
+    lmoe__text_add(&t, "  \"planned_bytes\": %lld,\n", (long long)r->report.planned);
     if (grown > 0) lmoe__text_add(&t, "  \"grown_bytes\": %lld,\n", (long long)grown);
     lmoe__text_add(&t, "  \"plugins\": [");
     for (int i = 0; (p = lmoe__registry_plugin(s->registry, i)); i++) {
@@ -138,6 +138,8 @@ lmoe_status lmoe__report_open(lmoe__rank *r)
     lmoe_device_info info = {.size = sizeof info};
     char path[4200], total[32], active[32], bytes[32];
     p->started = p->last_line = lmoe__now();
+    p->planned = (double)planned(r);
+    LMOE_TRY(lmoe__rank_reduce(r, &p->planned, 1, LMOE_F64, LMOE_SUM)); /* ranks of a pipeline plan differently */
     if (r->rank != 0) return LMOE_OK;
     r->setup->device->info(r->dev, &info);
     p->peak_flops = info.peak_flops * r->setup->world;
@@ -356,7 +358,7 @@ lmoe_status lmoe__report_end(lmoe__rank *r)
     if (isfinite(r->best_val)) printf("best held-out loss %.4f nats per token\n", r->best_val);
     if (bytes > 0)
         printf("memory: %s planned, the process grew by %s\n",
-               lmoe__bytes_text(plan, sizeof plan, (double)planned(r) * r->setup->world),
+               lmoe__bytes_text(plan, sizeof plan, r->report.planned),
                lmoe__bytes_text(growth, sizeof growth, (double)bytes));
     fflush(stdout);
     return write_card(r, bytes);

@@ -31,6 +31,7 @@ typedef struct lmoe__report {
     double peak_flops, flops_per_token;
     double *load;     /* of one layer's experts */
     int64_t resident; /* bytes of the process before any rank began */
+    double planned;   /* bytes on all ranks */
     bool alarmed[2];
 } lmoe__report;
 
