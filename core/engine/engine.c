@@ -269,13 +269,21 @@ lmoe_status lmoe__engine_balance_program(lmoe__engine *e, lmoe__program **out)
     lmoe_trace t;
     *out = NULL;
     if (!lmoe__model_balances(e->model)) return LMOE_OK;
-    if (e->pipe_axis >= 0)
-        return lmoe_error(e->ctx, LMOE_E_UNSUPPORTED,
-                          "%s changes its state by the loads of a step, which a pipeline does not "
-                          "bring together yet; take another router, or a mesh without pp",
-                          e->model->router->base.name);
+    for (int i = 0; i < e->n_weights; i++) {
+        int ranks = 0;
+        for (int r = 0; r < lmoe__engine_stage_ranks(e); r++)
+            ranks += e->pipe_axis >= 0 && lmoe__engine_holds(e, i, r);
+        if (ranks > 1 && (e->weights[i].flags & LMOE_PARAM_STATE))
+            return lmoe_error(e->ctx, LMOE_E_UNSUPPORTED,
+                              "the state '%s' of %s follows layers on several ranks of the "
+                              "pipeline, which do not bring it together; take a router whose "
+                              "layers have states of their own, or a mesh without pp",
+                              e->weights[i].name, e->model->router->base.name);
+    }
+    bool *layers = LMOE_NEW_N(e->arena, bool, e->model->o.layers);
+    for (int i = 0; i < e->model->o.layers; i++) layers[i] = lmoe__engine_has_layer(e, i);
     lmoe__trace_init(&t, e->ctx, &e->model->ops, e->dtype);
-    lmoe_status status = lmoe__model_balance(&t, e->model);
+    lmoe_status status = lmoe__model_balance(&t, e->model, layers);
     lmoe__mesh mesh = e->mesh;
     e->mesh.count = 0; /* loads are of all ranks, and every rank holds the states whole */
     if (status == LMOE_OK) status = finish(e, &t, out);

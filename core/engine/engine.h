@@ -67,6 +67,7 @@ typedef struct lmoe__engine {
     /* with a pipeline: [weight * its ranks + rank]: whether the rank's stages read the weight; NULL:
      * every rank has all */
     const bool *on_rank;
+    const int *layer_rank; /* with a pipeline: the rank of its axis that has the layer, else NULL */
 } lmoe__engine;
 
 /* dev: opened device, not owned; NULL: sizes only, for `lmoe plan`. */
@@ -105,6 +106,7 @@ void lmoe__engine_remember_weights(lmoe__engine *e, const lmoe_trace *t);
  * and the rank itself is the owner. */
 bool lmoe__engine_holds(const lmoe__engine *e, int weight, int rank);
 int lmoe__engine_owner(const lmoe__engine *e, int weight);
+bool lmoe__engine_has_layer(const lmoe__engine *e, int layer);
 /* This rank's place on the pipeline's axis; 0 without one. */
 int lmoe__engine_stage_rank(const lmoe__engine *e);
 int lmoe__engine_stage_ranks(const lmoe__engine *e);

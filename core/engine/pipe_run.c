@@ -135,16 +135,23 @@ static lmoe_status run_pass(lmoe__pipeline *p, const lmoe_stage_action *a,
 
 /* ---- before and after the passes ---- */
 
-static lmoe_status clear_gradients(lmoe__pipeline *p)
+static lmoe_status clear(lmoe__pipeline *p, const char *name)
 {
     lmoe__engine *e = p->engine;
+    lmoe__buffer *b = lmoe__store_find(&e->store, name);
+    return b ? e->device->zero(e->dev, b->data, (size_t)lmoe_desc_bytes(&b->desc)) : LMOE_OK;
+}
+
+/* What passes add to: gradients, and what is reported. */
+static lmoe_status clear_sums(lmoe__pipeline *p)
+{
+    const lmoe__engine *e = p->engine;
     char name[320];
     for (int i = 0; i < e->n_weights; i++) {
         if (!lmoe__engine_holds(e, i, p->axis->rank)) continue;
-        lmoe__buffer *b = lmoe__store_find(
-            &e->store, lmoe__engine_grad_of(name, sizeof name, e, i, p->axis->rank));
-        if (b) LMOE_TRY(e->device->zero(e->dev, b->data, (size_t)lmoe_desc_bytes(&b->desc)));
+        LMOE_TRY(clear(p, lmoe__engine_grad_of(name, sizeof name, e, i, p->axis->rank)));
     }
+    for (int i = 0; i < p->n_results; i++) LMOE_TRY(clear(p, p->results[i].name));
     return LMOE_OK;
 }
 
@@ -175,7 +182,7 @@ static lmoe_status collect_results(lmoe__pipeline *p)
         const lmoe__pipe_result *r = &p->results[i];
         bool first = p->axis->rank == 0;
         void *request;
-        if (!first && r->rank != p->axis->rank) continue;
+        if (first ? r->rank == 0 : r->rank != p->axis->rank) continue; /* another's, or is here */
         LMOE_TRY(start(p, first ? LMOE_RECV : LMOE_SEND, r->name, first ? r->rank : 0,
                        p->cut->n_transfers + i, &request));
         LMOE_TRY(wait(p, request));
@@ -200,7 +207,7 @@ lmoe_status lmoe__pipeline_run(lmoe__pipeline *p, int n, lmoe__pipeline_inputs i
 {
     const lmoe__engine *e = p->engine;
     *loss = 0;
-    if (p->train) LMOE_TRY(clear_gradients(p));
+    if (p->train) LMOE_TRY(clear_sums(p));
     for (int i = 0; i < p->n_actions; i++) {
         if (p->actions[i].micro_batch >= n) continue;
         LMOE_TRY(run_pass(p, &p->actions[i], inputs, user, loss));
@@ -210,7 +217,8 @@ lmoe_status lmoe__pipeline_run(lmoe__pipeline *p, int n, lmoe__pipeline_inputs i
             LMOE_TRY(finish_sends(p, &p->chunk[i], slot));
     }
     for (int i = 0; p->train && i < e->n_weights; i++) {
-        if (lmoe__engine_holds(e, i, p->axis->rank)) LMOE_TRY(exchange_gradient(p, i));
+        bool state = e->weights[i].flags & LMOE_PARAM_STATE;
+        if (!state && lmoe__engine_holds(e, i, p->axis->rank)) LMOE_TRY(exchange_gradient(p, i));
     }
     LMOE_TRY(collect_results(p));
     return share_loss(p, loss);

@@ -42,6 +42,11 @@ const char *lmoe__engine_grad_of(char *buf, size_t n, const lmoe__engine *e, int
     return buf;
 }
 
+bool lmoe__engine_has_layer(const lmoe__engine *e, int layer)
+{
+    return !e->layer_rank || e->layer_rank[layer] == lmoe__engine_stage_rank(e);
+}
+
 static void note_holders(lmoe__pipeline *p)
 {
     lmoe__engine *e = p->engine;
@@ -53,6 +58,9 @@ static void note_holders(lmoe__pipeline *p)
         for (int s = 0; s < p->stages.count; s++) on_rank[i * ranks + s % ranks] |= used[s];
     }
     e->on_rank = on_rank;
+    int *layer_rank = LMOE_NEW_N(e->arena, int, p->stages.layers);
+    for (int i = 0; i < p->stages.layers; i++) layer_rank[i] = p->stages.of_layer[i] % ranks;
+    e->layer_rank = layer_rank;
 }
 
 /* ---- which layers are in which stage ---- */
@@ -128,8 +136,10 @@ static lmoe_status trace_whole(lmoe__pipeline *p, const lmoe__model_shape *shape
     lmoe__engine *e = p->engine;
     lmoe_trace t;
     lmoe_tensor total;
+    lmoe__model_shape s = *shape;
+    s.training = s.add = p->train; /* to what is cleared before a step */
     lmoe__trace_init(&t, e->ctx, &e->model->ops, e->dtype);
-    lmoe_status status = lmoe__model_trace(&t, e->model, shape, &total);
+    lmoe_status status = lmoe__model_trace(&t, e->model, &s, &total);
     if (status == LMOE_OK) {
         lmoe__engine_remember_weights(e, &t);
         status = choose_stages(p, t.graph);
@@ -274,24 +284,25 @@ static lmoe_status make_chunk(lmoe__pipeline *p, int chunk)
 
 /* ---- results, shared gradients ---- */
 
-static bool is_report(const char *name)
+static bool is_report(const lmoe__value *v)
 {
-    return strncmp(name, "aux:", 4) == 0 || strncmp(name, "stat:", 5) == 0;
+    if (!v->name || v->kind != LMOE_VALUE_STATE) return false;
+    return strncmp(v->name, "aux:", 4) == 0 || strncmp(v->name, "stat:", 5) == 0;
 }
 
-/* Rank 0 of the axis reports: it has buffers for what others make. */
+/* Rank 0 of the axis reports: it has buffers for what others add up. */
 static lmoe_status list_results(lmoe__pipeline *p)
 {
     const lmoe__graph *g = p->whole.graph;
-    p->results = LMOE_NEW_N(p->cut->arena, lmoe__pipe_result, g->n_results + 1);
-    for (int i = 0; p->train && i < g->n_results; i++) {
-        int stage = lmoe__unit_stage(p->stages.count, lmoe__cut_result(p->cut, i));
-        lmoe__pipe_result r = {g->results[i].name, stage % p->axis->ranks};
-        if (!is_report(r.name) || r.rank == 0) continue;
-        p->results[p->n_results++] = r;
+    p->results = LMOE_NEW_N(p->cut->arena, lmoe__pipe_result, g->n_values);
+    for (int i = 0; p->train && i < g->n_nodes; i++) {
+        const lmoe__node *n = &g->nodes[i];
+        const lmoe__value *v = &g->values[n->n_in ? n->in[0] : 0];
+        if (!is_report(v)) continue;
+        int stage = lmoe__unit_stage(p->stages.count, p->cut->unit[i]);
+        p->results[p->n_results++] = (lmoe__pipe_result){v->name, stage % p->axis->ranks};
         if (p->axis->rank == 0 &&
-            lmoe__store_add(&p->engine->store, r.name, &g->values[g->results[i].value].desc,
-                            LMOE__MEM_INPUT) < 0)
+            lmoe__store_add(&p->engine->store, v->name, &v->desc, LMOE__MEM_INPUT) < 0)
             return p->engine->ctx->status;
     }
     const lmoe_desc scalar = {.dtype = LMOE_F64};

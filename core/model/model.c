@@ -168,13 +168,14 @@ bool lmoe__model_balances(const lmoe__model *m)
     return m->ffn.kind == LMOE__FFN_MOE && m->router->base.size >= end && m->router->update;
 }
 
-lmoe_status lmoe__model_balance(lmoe_trace *t, const lmoe__model *m)
+lmoe_status lmoe__model_balance(lmoe_trace *t, const lmoe__model *m, const bool *layers)
 {
     void *params = lmoe__arena_alloc(t->graph->arena, m->router->params_size + 1);
     set_sizes(t, m, &(lmoe__model_shape){.training = true});
     t->states_only = true;
     for (int64_t i = 0; i < m->o.layers; i++) {
         char name[64];
+        if (!layers[i]) continue;
         snprintf(name, sizeof name, "stat:moe/load/%d", (int)i);
         t->layer = (int32_t)i;
         t->scope = lmoe__arena_printf(t->graph->arena, "model.layers.%d.mlp.", (int)i);

@@ -87,8 +87,8 @@ lmoe_status lmoe__model_trace(lmoe_trace *t, const lmoe__model *m, const lmoe__m
 lmoe_tensor lmoe__feed_forward(lmoe_trace *t, const lmoe__model *m, lmoe_tensor x);
 
 /* What follows a training step: the router's update() of each layer, from the loads stat:moe/load/N.
- * Only if m->router->update. */
-lmoe_status lmoe__model_balance(lmoe_trace *t, const lmoe__model *m);
+ * Only if m->router->update; layers: those for which it is recorded. */
+lmoe_status lmoe__model_balance(lmoe_trace *t, const lmoe__model *m, const bool *layers);
 bool lmoe__model_balances(const lmoe__model *m);
 
 /* Adds "grad:NAME" results for every weight of the trace; with `add`, adds to the buffers of these

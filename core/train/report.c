@@ -139,7 +139,8 @@ lmoe_status lmoe__report_open(lmoe__rank *r)
     char path[4200], total[32], active[32], bytes[32];
     p->started = p->last_line = lmoe__now();
     p->planned = (double)planned(r);
-    LMOE_TRY(lmoe__rank_reduce(r, &p->planned, 1, LMOE_F64, LMOE_SUM)); /* ranks of a pipeline plan differently */
+    /* ranks of a pipeline plan differently */
+    LMOE_TRY(lmoe__rank_reduce(r, &p->planned, 1, LMOE_F64, LMOE_SUM));
     if (r->rank != 0) return LMOE_OK;
     r->setup->device->info(r->dev, &info);
     p->peak_flops = info.peak_flops * r->setup->world;

@@ -16,7 +16,7 @@ enum { ROWS = 2, SEQ = 12, LAYERS = 8, STEPS = 20, VOCAB = 24, MAX_MICRO = 8, EX
 typedef struct layout {
     const char *mixer, *mesh, *pp; /* pp: lines of its section */
     int micro_batches;
-    bool untied;
+    bool untied, balanced; /* balanced: by a state of the router that follows each step */
 } layout;
 
 /* Mixers L and N alternate. */
@@ -32,6 +32,8 @@ typedef struct layout {
 static const layout layouts[] = {
     {GLA, "pp:2", "", 4, false},
     {GLA, "pp:2", "", 4, true},
+    {GLA, "pp:4", "", 3, false, true},
+    {BLA, "dp:2 pp:2", "interleave = 2\n", 3, false, true},
     {BLA, "pp:4", "", 6, false},
     {GLA, "pp:8", "", 1, false},
     {BLA, "pp:2", "interleave = 2\n", 4, false},
@@ -98,10 +100,12 @@ static void setup_of(lmoe_ctx *ctx, lmoe__setup *s, const layout *l, bool alone)
     if (!alone && *l->pp) snprintf(pp, sizeof pp, "[pp]\n%s", l->pp);
     model_setup(ctx, s,
                 "[model]\nembed = 8\nvocab_size = %d\nlayers = %d\ninit_std = 0.08\npattern = LN\n"
-                "tie_embeddings = %s\n%s[ffn]\nhidden = 6\nexperts = %d\ntop_k = 2\n[router]\n"
-                "aux_loss = 0.02\nz_loss = 0.01\n[train]\nbatch = %d\naccumulate = %d\nseq = %d\n"
+                "tie_embeddings = %s\n%s[ffn]\nhidden = 6\nexperts = %d\ntop_k = "
+                "2\n%s[train]\nbatch = %d\naccumulate = %d\nseq = %d\n"
                 "dtype = f64\n[parallel]\nmesh = %s\ncomm = comm/loop\n%s",
                 VOCAB, LAYERS, l->untied ? "no" : "yes", l->mixer + (shared ? 6 : 0), EXPERTS,
+                l->balanced ? "router = moe/deepseek_v3\n[router]\nbias_speed = 0.01\n"
+                            : "[router]\naux_loss = 0.02\nz_loss = 0.01\n",
                 ROWS * l->micro_batches, l->micro_batches, SEQ, alone ? "" : l->mesh, pp);
     if (shared) s->model.mixers[0].layer = &shared_layer;
 }
@@ -202,7 +206,7 @@ static void train(rank *r, const lmoe__mesh *mesh)
     const lmoe__setup *s = r->setup;
     lmoe__engine *e = &r->engine;
     lmoe_ctx *ctx = &r->ctx;
-    lmoe__program *first = NULL, *next = NULL, *eval = NULL, *update;
+    lmoe__program *first = NULL, *next = NULL, *eval = NULL, *update, *balance;
     lmoe__pipeline *pipe = NULL, *pipe_eval = NULL;
     int n = (int)s->train.accumulate, few = n > 1 ? n - 1 : 1;
     const lmoe__model_shape shape = {.batch = ROWS, .seq = SEQ, .resets = true, .loss = true};
@@ -220,6 +224,7 @@ static void train(rank *r, const lmoe__mesh *mesh)
         must(ctx, lmoe__engine_program(e, LMOE__EVAL, &shape, &eval));
     }
     must(ctx, lmoe__engine_update_program(e, &o, &update));
+    must(ctx, lmoe__engine_balance_program(e, &balance));
     must(ctx, lmoe__engine_bind(e));
     must(ctx, lmoe__engine_init_weights(e, 5));
     for (int step = 0; step < STEPS; step++) {
@@ -231,6 +236,7 @@ static void train(rank *r, const lmoe__mesh *mesh)
         must(ctx, lmoe__program_set_scalar(e, update, "in:lr", 3e-4));
         must(ctx, lmoe__program_set_scalar(e, update, "in:step", step + 1));
         must(ctx, lmoe__program_run(e, update));
+        if (balance) must(ctx, lmoe__program_run(e, balance));
         ck_assert_int_eq(lmoe__engine_read(e, "out:grad_norm", &r->norm[step], 1), 1);
     }
     if (lmoe__engine_stage_rank(e) == 0) read_report(r);
