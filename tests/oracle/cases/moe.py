@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mixtures of experts: the whole blocks of Hugging Face transformers."""
 
-from oracle import Case, matrix
-from transformers import Qwen2MoeConfig
+import torch
+from oracle import Case, matrix, same
+from transformers import DeepseekV2Config, DeepseekV3Config, MixtralConfig, Qwen2MoeConfig
+from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2Moe
+from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3MoE
+from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock
 from transformers.models.qwen2_moe.modeling_qwen2_moe import Qwen2MoeSparseMoeBlock
 
 
@@ -16,6 +20,7 @@ def experts(prefix, hidden):
 
 
 def shared(prefix):
+    """A dense expert of theirs is our shared one."""
     return [(f"shared_expert.{n}_proj.weight", f"{prefix}{n}_proj.weight", matrix) for n in ("gate", "up", "down")]
 
 
@@ -34,6 +39,56 @@ def qwen2(name, shape, count, top_k, hidden, norm):
         + experts("experts.", hidden) + shared("shared_expert."))
 
 
+def block(name, cls, shape, module, oracle, count, top_k, hidden, sets=(), weights=()):
+    return Case(
+        name=f"moe_{name}", cls=cls, shape=shape, module=module, oracle=oracle,
+        sets=(f"ffn.experts={count}", f"ffn.top_k={top_k}", f"ffn.hidden={hidden}", "aux_loss=0") + tuple(sets),
+        weights=[("gate.weight", "gate.weight", matrix)] + experts("experts.", hidden) + list(weights))
+
+
+def mixtral(name, shape, count, top_k, hidden):
+    config = MixtralConfig(
+        hidden_size=shape[2], num_local_experts=count, num_experts_per_tok=top_k, intermediate_size=hidden,
+        experts_implementation="eager")
+    return block(f"mixtral_{name}", "moe/mixtral", shape, MixtralSparseMoeBlock(config),
+                 "transformers MixtralSparseMoeBlock", count, top_k, hidden)
+
+
+def deepseek_v2(name, shape, count, top_k, hidden, groups, kept, scale):
+    config = DeepseekV2Config(
+        hidden_size=shape[2], num_experts=count, num_experts_per_tok=top_k, moe_intermediate_size=hidden,
+        n_shared_experts=2, num_attention_heads=1, n_group=groups, topk_group=kept, routed_scaling_factor=scale,
+        topk_method="group_limited_greedy" if groups > 1 else "greedy", experts_implementation="eager")
+    config.num_experts = count
+    return block(f"deepseek_v2_{name}", "moe/deepseek_v2", shape, DeepseekV2Moe(config), "transformers DeepseekV2Moe",
+                 count, top_k, hidden,
+                 (f"ffn.shared_hidden={2 * hidden}", f"groups={groups}", f"top_groups={kept}", f"scale={scale}"),
+                 shared("shared_experts."))
+
+
+def deepseek_v3(name, shape, count, top_k, hidden, groups, kept, scale, norm):
+    config = DeepseekV3Config(
+        hidden_size=shape[2], n_routed_experts=count, num_experts_per_tok=top_k, moe_intermediate_size=hidden,
+        n_shared_experts=1, num_attention_heads=1, num_key_value_heads=1,
+        n_group=groups, topk_group=kept, routed_scaling_factor=scale, norm_topk_prob=norm,
+        experts_implementation="eager")
+    module = DeepseekV3MoE(config)
+    bias = module.gate.e_score_correction_bias  # a buffer, to be drawn like a parameter
+    del module.gate.e_score_correction_bias
+    module.gate.e_score_correction_bias = torch.nn.Parameter(bias)
+    return block(f"deepseek_v3_{name}", "moe/deepseek_v3", shape, module, "transformers DeepseekV3MoE", count, top_k,
+                 hidden,
+                 (f"ffn.shared_hidden={hidden}", f"groups={groups}", f"top_groups={kept}", f"scale={scale}",
+                  f"norm_topk_prob={'yes' if norm else 'no'}"),
+                 [("gate.e_score_correction_bias", "gate.e_score_correction_bias", same)] + shared("shared_experts."))
+
+
 def cases():
     yield qwen2("64", (2, 32, 16), 4, 2, 10, False)
     yield qwen2("norm_97", (1, 97, 12), 6, 3, 7, True)
+    yield mixtral("64", (2, 32, 16), 4, 2, 10)
+    yield mixtral("97", (1, 97, 12), 8, 3, 6)
+    yield deepseek_v2("64", (2, 32, 16), 6, 2, 10, 1, 1, 1.0)
+    yield deepseek_v2("groups_97", (1, 97, 12), 8, 3, 6, 4, 2, 1.5)
+    yield deepseek_v3("64", (2, 32, 16), 8, 2, 6, 4, 2, 2.5, True)
+    yield deepseek_v3("97", (1, 97, 12), 6, 3, 7, 2, 1, 1.0, False)
