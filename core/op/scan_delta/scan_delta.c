@@ -402,13 +402,14 @@ static bool scene_of(int index, scene *s)
     int i = index - (s->bench ? SHAPED + SMOOTH : s->smooth ? SHAPED : 0);
     const int64_t *h = heads[i % 6];
     s->form = (i + i / LMOE__CASE_SEQS) % FORMS;
-    s->b = s->bench || s->smooth ? i >= FORMS : i % 3 == 1;
+    s->b = s->bench ? i % FORMS == 3 && i >= FORMS : s->smooth ? i >= FORMS : i % 3 == 1;
     s->steps = s->bench ? 0 : s->smooth ? i % 3 : steps[i % 8];
-    s->seq = s->bench ? 256 : s->smooth ? 5 : lmoe__case_seq[i % LMOE__CASE_SEQS];
-    s->batch = s->bench ? 16 : 1 + i % 2;
-    s->heads = s->bench ? 4 : s->smooth ? 2 : h[0];
+    s->seq = s->bench ? 4096 : s->smooth ? 5 : lmoe__case_seq[i % LMOE__CASE_SEQS];
+    s->batch = s->bench ? 1 : 1 + i % 2;
+    s->heads = s->bench ? 8 : s->smooth ? 2 : h[0];
     s->k = s->bench ? 64 : s->smooth ? 3 : h[1];
     s->v = s->bench ? 64 : s->smooth ? 2 : h[2];
+    if (s->bench && i >= BENCH / 2) s->heads = 4, s->k = s->v = 128;
     s->carry = !s->bench && (s->smooth || i % 3 == 0);
     s->reset = !s->bench && (s->smooth ? i & 1 : i % 5 < 2);
     s->skip = s->reset && i % 2 == 1;
