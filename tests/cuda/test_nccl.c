@@ -143,7 +143,7 @@ int main(void)
         printf("open: %s\n", nccl()->message(a->comm));
         return 1;
     }
-    int wrong = comm_exchange_check(&around_nccl, a);
+    int wrong = comm_exchange_check(&around_nccl, a, false);
     if (wrong) printf("message: %s\n", nccl()->message(a->comm));
     if (nccl()->watch(a->comm, text, sizeof text) != LMOE_OK) wrong++;
     close_around(a);

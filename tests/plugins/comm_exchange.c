@@ -16,6 +16,7 @@ typedef struct all { /* of one communicator */
     const lmoe_comm *c;
     void *comm;
     int32_t rank, ranks;
+    bool any_order; /* of tags */
     int wrong;
 } all;
 
@@ -248,7 +249,8 @@ static void messages(all *a, int64_t n, lmoe_dtype dtype)
         memset(mine, 0, (size_t)n * lmoe_dtype_bytes(dtype));
         free(mine);
     }
-    for (int32_t tag = 2; tag >= 0; tag--) {
+    for (int32_t k = 0; k < 3; k++) {
+        int32_t tag = a->any_order ? 2 - k : k;
         for (int32_t r = 0; r < a->ranks; r++) {
             if (r == a->rank) continue;
             char *want = make(r + tag, n, dtype), *out = room_for(n, dtype);
@@ -342,7 +344,7 @@ static void everything(all *a)
 static void parts(all *a)
 {
     int32_t color = a->rank % 2, size = (a->ranks + 1 - color) / 2;
-    all part = {.c = a->c};
+    all part = {.c = a->c, .any_order = a->any_order};
     if (a->c->split(a->comm, color, -a->rank, &part.comm)) {
         a->wrong++;
         return;
@@ -360,9 +362,13 @@ static void parts(all *a)
     a->c->close(part.comm);
 }
 
-int comm_exchange_check(const lmoe_comm *c, void *comm)
+int comm_exchange_check(const lmoe_comm *c, void *comm, bool any_order)
 {
-    all a = {.c = c, .comm = comm, .rank = c->rank(comm), .ranks = c->ranks(comm)};
+    all a = {.c = c,
+             .comm = comm,
+             .any_order = any_order,
+             .rank = c->rank(comm),
+             .ranks = c->ranks(comm)};
     if (a.ranks > MOST) return 1;
     everything(&a);
     parts(&a);

@@ -46,7 +46,7 @@ END_TEST
 START_TEST(exchanges)
 {
     void *comm = opened();
-    ck_assert_int_eq(comm_exchange_check(self(), comm), 0);
+    ck_assert_int_eq(comm_exchange_check(self(), comm, true), 0);
     self()->close(comm);
 }
 END_TEST
