@@ -41,6 +41,7 @@ class Case:
     dtype: object = torch.float64  # of the oracle: float32 where it cannot do better
 
 
+losses = []  # (name, scalar): auxiliary losses of the module that runs, which its gradients include
 states = []  # final carries of the module that runs, in our layout; an oracle appends to it
 
 
@@ -112,11 +113,12 @@ def run(case):
 
     x, dy = (normal() * case.scale).to(case.dtype).requires_grad_(), normal()
     states.clear()
+    losses.clear()
     context = widened() if case.dtype is torch.float64 else contextlib.nullcontext()
     with context:
         y = case.module(x)
         y = y[0] if isinstance(y, tuple) else y
-    (y * dy.to(y.dtype)).sum().backward()
+    sum([(y * dy.to(y.dtype)).sum()] + [loss for _, loss in losses]).backward()
 
     out = {"x": x.detach().float(), "dy": dy, "y": y.detach(), "dx": x.grad}
     parameters = dict(case.module.named_parameters())
@@ -130,7 +132,8 @@ def run(case):
     assert len(states) >= len(case.carry), f"{case.name}: {len(states)} carries were recorded"
     for name, state in zip(case.carry, states):
         out[name] = state.detach()
-    arrays = {k: numpy.ascontiguousarray(v.numpy()) for k, v in out.items()}
+    out.update({"aux:" + name: loss.detach() for name, loss in losses})
+    arrays = {k: numpy.array(v.numpy(), order="C") for k, v in out.items()}
     if case.tokens is not None:
         arrays["tokens"] = numpy.asarray(case.tokens, dtype=numpy.int32)
     for k, v in arrays.items():

@@ -2,11 +2,11 @@
 """Mixtures of experts: the whole blocks of Hugging Face transformers."""
 
 import torch
-from oracle import Case, matrix, same
+from oracle import Case, losses, matrix, same
 from transformers import DeepseekV2Config, DeepseekV3Config, MixtralConfig, Qwen2MoeConfig
 from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2Moe
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3MoE
-from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock
+from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock, load_balancing_loss_func
 from transformers.models.qwen2_moe.modeling_qwen2_moe import Qwen2MoeSparseMoeBlock
 
 
@@ -24,25 +24,34 @@ def shared(prefix):
     return [(f"shared_expert.{n}_proj.weight", f"{prefix}{n}_proj.weight", matrix) for n in ("gate", "up", "down")]
 
 
+def balance(block, count, top_k, factor):
+    """Adds the loss that their models add to that of the tokens."""
+    def hook(router, inputs, outputs):
+        losses.append(("aux_loss/0", factor * load_balancing_loss_func((outputs[0],), count, top_k)))
+    block.gate.register_forward_hook(hook)
+    return block
+
+
 def qwen2(name, shape, count, top_k, hidden, norm):
     config = Qwen2MoeConfig(
         hidden_size=shape[2], num_experts=count, num_experts_per_tok=top_k, moe_intermediate_size=hidden,
         shared_expert_intermediate_size=hidden + 3, norm_topk_prob=norm, experts_implementation="eager")
     return Case(
-        name=f"moe_qwen2_{name}", cls="moe/qwen2", shape=shape, module=Qwen2MoeSparseMoeBlock(config),
-        oracle="transformers Qwen2MoeSparseMoeBlock",
+        name=f"moe_qwen2_{name}", cls="moe/qwen2", shape=shape,
+        module=balance(Qwen2MoeSparseMoeBlock(config), count, top_k, 0.5), oracle="transformers Qwen2MoeSparseMoeBlock",
         sets=(f"ffn.experts={count}", f"ffn.top_k={top_k}", f"ffn.hidden={hidden}",
-              f"ffn.shared_hidden={hidden + 3}", "ffn.shared_gate=yes", "aux_loss=0",
+              f"ffn.shared_hidden={hidden + 3}", "ffn.shared_gate=yes", "aux_loss=0.5",
               f"norm_topk_prob={'yes' if norm else 'no'}"),
         weights=[("gate.weight", "gate.weight", matrix),
                  ("shared_expert_gate.weight", "shared_expert_gate.weight", lambda w: w.reshape(-1))]
         + experts("experts.", hidden) + shared("shared_expert."))
 
 
-def block(name, cls, shape, module, oracle, count, top_k, hidden, sets=(), weights=()):
+def block(name, cls, shape, module, oracle, count, top_k, hidden, sets=(), weights=(),
+          aux_loss=0):
     return Case(
         name=f"moe_{name}", cls=cls, shape=shape, module=module, oracle=oracle,
-        sets=(f"ffn.experts={count}", f"ffn.top_k={top_k}", f"ffn.hidden={hidden}", "aux_loss=0") + tuple(sets),
+        sets=(f"ffn.experts={count}", f"ffn.top_k={top_k}", f"ffn.hidden={hidden}", f"aux_loss={aux_loss}") + tuple(sets),
         weights=[("gate.weight", "gate.weight", matrix)] + experts("experts.", hidden) + list(weights))
 
 
@@ -50,8 +59,8 @@ def mixtral(name, shape, count, top_k, hidden):
     config = MixtralConfig(
         hidden_size=shape[2], num_local_experts=count, num_experts_per_tok=top_k, intermediate_size=hidden,
         experts_implementation="eager")
-    return block(f"mixtral_{name}", "moe/mixtral", shape, MixtralSparseMoeBlock(config),
-                 "transformers MixtralSparseMoeBlock", count, top_k, hidden)
+    return block(f"mixtral_{name}", "moe/mixtral", shape, balance(MixtralSparseMoeBlock(config), count, top_k, 0.5),
+                 "transformers MixtralSparseMoeBlock", count, top_k, hidden, aux_loss=0.5)
 
 
 def deepseek_v2(name, shape, count, top_k, hidden, groups, kept, scale):
