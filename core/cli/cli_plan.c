@@ -45,20 +45,18 @@ static void print_largest(const lmoe__plan *p)
 }
 
 /* Every exchange between ranks, with the line that caused it. */
-static void print_collectives(const lmoe__setup *s, const lmoe__plan *p)
+static void print_exchanges(const lmoe__setup *s, const lmoe__plan *p)
 {
     char where[160], bytes[32];
     double total = 0;
-    printf("collectives of a micro-batch, bytes that each rank gives\n");
+    printf("exchanges of a micro-batch, bytes that each rank receives\n");
     for (int i = 0; i < p->n_steps; i++) {
         const lmoe__step *x = &p->steps[i];
-        if (!x->collective) continue;
+        if (!x->exchange) continue;
         const lmoe_collective_attrs *a = x->node->attrs;
-        double b =
-            (double)lmoe_buf_count(&x->args.in[0]) * (double)lmoe_dtype_bytes(x->args.in[0].dtype);
+        double b = (double)lmoe__exchange_bytes(x);
         total += b;
-        printf("  %-4s %-11s %10s  %s%s\n", s->axis_name[a->mesh],
-               x->collective == 1 ? "all_reduce" : "all_gather",
+        printf("  %-4s %-16s %10s  %s%s\n", s->axis_name[a->mesh], x->node->op->base.name,
                lmoe__bytes_text(bytes, sizeof bytes, b),
                lmoe__node_where(x->node, where, sizeof where),
                x->node->forward >= 0 ? " (backward)" : "");
@@ -104,7 +102,7 @@ static void print_plan(const lmoe__setup *s, const lmoe__engine *e, const lmoe__
     }
     printf("  %-12s %10s\n", "in all", lmoe__bytes_text(a, sizeof a, all));
     print_largest(train->plan);
-    if (explain || s->world > 1) print_collectives(s, train->plan);
+    if (explain || s->world > 1) print_exchanges(s, train->plan);
 }
 
 int lmoe__cli_plan(lmoe_ctx *ctx, int argc, char **argv)

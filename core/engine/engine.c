@@ -5,6 +5,8 @@
 
 #include <stdlib.h>
 
+enum { INIT_PIECE = 1 << 20 };
+
 lmoe_status lmoe__engine_init(lmoe__engine *e, lmoe_ctx *ctx, const lmoe__model *model,
                               const lmoe__mesh *mesh, const lmoe_device *device, void *dev,
                               lmoe_dtype dtype)
@@ -30,6 +32,7 @@ void lmoe__engine_free(lmoe__engine *e)
 {
     while (e->n_programs) lmoe__engine_drop(e, e->programs[e->n_programs - 1]);
     free(e->programs);
+    free(e->held);
     if (!e->store.sizes_only) {
         e->device->free(e->dev, e->activations);
         e->device->free(e->dev, e->workspace);
@@ -57,28 +60,42 @@ void lmoe__engine_remember_weights(lmoe__engine *e, const lmoe_trace *t)
     lmoe__model_count_weights(e->model, t, &e->count);
 }
 
-/* Inputs with their global shapes, before strategies cut them. */
-static void list_inputs(lmoe__program *p, lmoe__arena *a, const lmoe__graph *g)
+static lmoe__held whole_of(lmoe__arena *a, const lmoe__value *v)
 {
-    p->inputs = LMOE_NEW_N(a, lmoe__input, g->n_values);
+    lmoe__held h = {.name = lmoe__arena_strdup(a, v->name), .desc = v->desc};
+    for (int d = 0; d < h.desc.rank; d++) h.desc.axis[d] = lmoe__arena_strdup(a, h.desc.axis[d]);
+    memset(h.split, -1, sizeof h.split);
+    return h;
+}
+
+const lmoe__held *lmoe__engine_held(const lmoe__engine *e, const char *name)
+{
+    for (int i = 0; i < e->n_held; i++) {
+        if (strcmp(e->held[i].name, name) == 0) return &e->held[i];
+    }
+    return NULL;
+}
+
+/* What enters, with its global shape, before strategies cut it. */
+static void list_held(lmoe__engine *e, lmoe__program *p)
+{
+    const lmoe__graph *g = p->graph;
+    p->inputs = LMOE_NEW_N(e->arena, lmoe__held, g->n_values);
     for (int v = 1; v < g->n_values; v++) {
-        if (!g->values[v].name || g->values[v].kind != LMOE_VALUE_INPUT) continue;
-        lmoe__input *in = &p->inputs[p->n_inputs++];
-        in->name = lmoe__arena_strdup(a, g->values[v].name);
-        in->desc = g->values[v].desc;
-        for (int d = 0; d < in->desc.rank; d++)
-            in->desc.axis[d] = lmoe__arena_strdup(a, in->desc.axis[d]);
-        memset(in->split, -1, sizeof in->split);
+        if (!g->values[v].name) continue;
+        if (g->values[v].kind == LMOE_VALUE_INPUT)
+            p->inputs[p->n_inputs++] = whole_of(e->arena, &g->values[v]);
+        else if (!lmoe__engine_held(e, g->values[v].name))
+            LMOE_PUSH(e->held, e->n_held, e->cap_held, whole_of(e->arena, &g->values[v]));
     }
 }
 
-static void note_layouts(lmoe__program *p, int axis, const lmoe__layout *layouts, int n)
+static void note_layouts(lmoe__held *held, int n_held, int axis, const lmoe__layout *layouts, int n)
 {
-    for (int i = 0; i < p->n_inputs; i++) {
+    for (int i = 0; i < n_held; i++) {
         for (int k = 0; k < n; k++) {
-            if (layouts[k].place.kind == LMOE_SPLIT &&
-                strcmp(layouts[k].name, p->inputs[i].name) == 0)
-                p->inputs[i].split[axis] = (signed char)layouts[k].place.dim;
+            if (layouts[k].place.kind == LMOE_SPLIT && strcmp(layouts[k].name, held[i].name) == 0)
+                held[i].split[axis] = (signed char)layouts[k].place.dim;
         }
     }
 }
@@ -93,7 +110,8 @@ static lmoe_status apply_mesh(lmoe__engine *e, lmoe__program *p)
         if (e->mesh.axis[i].ranks == 1 || i == e->pipe_axis) continue;
         LMOE_TRY(
             lmoe__split(e->ctx, &e->model->ops, p->graph, &e->mesh.axis[i], &split, &layouts, &n));
-        note_layouts(p, i, layouts, n);
+        note_layouts(p->inputs, p->n_inputs, i, layouts, n);
+        note_layouts(e->held, e->n_held, i, layouts, n);
         free(layouts);
         lmoe__graph_free(p->graph);
         p->graph = split;
@@ -104,7 +122,7 @@ static lmoe_status apply_mesh(lmoe__engine *e, lmoe__program *p)
 lmoe_status lmoe__engine_localise(lmoe__engine *e, lmoe_trace *t, lmoe__program *p)
 {
     p->graph = lmoe__trace_take_graph(t);
-    list_inputs(p, e->arena, p->graph);
+    list_held(e, p);
     p->n_carries = t->n_carry_slots;
     p->carries = LMOE_NEW_N(e->arena, lmoe__carry_slot, t->n_carry_slots + 1);
     for (int i = 0; i < t->n_carry_slots; i++) {
@@ -214,6 +232,20 @@ static lmoe_tensor sum_over_stages(lmoe__engine *e, lmoe_trace *t, lmoe_tensor x
     return lmoe_apply_at(t, NULL, 0, "all_reduce/1", &x, 1, &c, sizeof c, NULL, 0);
 }
 
+/* Which rank of the pipeline answers for a weight and its states. */
+static void note_owners(lmoe__engine *e)
+{
+    static const char *const prefixes[] = {"", "adam_m:", "adam_v:", "master:"};
+    for (int i = 0; i < 4 * e->n_weights; i++) {
+        char name[320];
+        snprintf(name, sizeof name, "%s%s", prefixes[i % 4], e->weights[i / 4].name);
+        for (int k = 0; k < e->n_held; k++) {
+            if (strcmp(e->held[k].name, name) == 0)
+                e->held[k].owner[e->pipe_axis] = (signed char)lmoe__engine_owner(e, i / 4);
+        }
+    }
+}
+
 lmoe_status lmoe__engine_update_program(lmoe__engine *e, const lmoe__optimiser *o,
                                         lmoe__program **out)
 {
@@ -240,7 +272,6 @@ lmoe_status lmoe__engine_update_program(lmoe__engine *e, const lmoe__optimiser *
     bool rounded = lmoe_dtype_bytes(e->dtype) < lmoe_dtype_bytes(state); /* from a master */
     for (int i = 0; i < e->n_weights; i++) {
         const lmoe__weight *w = &e->weights[i];
-        if (!grad[i].id) continue; /* other ranks of the pipeline have it */
         lmoe_adamw_attrs a = {o->beta1, o->beta2, o->eps, o->weight_decay, o->clip};
         if (w->desc.rank < 2 || (w->flags & LMOE_PARAM_NO_DECAY)) a.weight_decay = 0;
         lmoe_tensor in[8] = {enter_like(&t, "", w, LMOE_VALUE_PARAM, e->dtype),
@@ -252,14 +283,12 @@ lmoe_status lmoe__engine_update_program(lmoe__engine *e, const lmoe__optimiser *
                              step,
                              lmoe_absent()};
         if (rounded) in[7] = enter_like(&t, "master:", w, LMOE_VALUE_STATE, state);
-        lmoe_apply_at(&t, NULL, 0, "adamw/1", in, 8, &a, sizeof a, NULL, 0);
+        /* where other ranks of the pipeline have it, its states are known but take no memory */
+        if (grad[i].id) lmoe_apply_at(&t, NULL, 0, "adamw/1", in, 8, &a, sizeof a, NULL, 0);
     }
-    /* what every rank holds whole, every rank updates alike: no strategy is applied */
     lmoe_status status = lmoe__trace_status(&t);
-    lmoe__mesh mesh = e->mesh;
-    e->mesh.count = 0;
     if (status == LMOE_OK) status = finish(e, &t, out);
-    e->mesh = mesh;
+    if (status == LMOE_OK && e->pipe_axis >= 0) note_owners(e);
     lmoe__trace_free(&t);
     return status;
 }
@@ -321,42 +350,53 @@ lmoe_status lmoe__engine_bind(lmoe__engine *e)
     return LMOE_OK;
 }
 
+typedef struct initialising {
+    lmoe__engine *e;
+    lmoe__weight weight; /* a master has another dtype than its weight */
+    uint64_t seed;
+    const lmoe__buffer *buffer;
+    void *host;
+} initialising;
+
 /* In pieces: host memory for a whole weight would be more than was planned. */
-static lmoe_status init_buffer(lmoe__engine *e, const lmoe__weight *w, uint64_t seed,
-                               const lmoe__buffer *b, void *host, int64_t piece)
+static lmoe_status init_run(void *user, int64_t in_box, int64_t in_whole, int64_t count)
 {
-    int64_t n = lmoe_desc_count(&w->desc);
-    size_t item = lmoe_dtype_bytes(b->desc.dtype);
-    lmoe__weight as = *w; /* a master has another dtype */
-    as.desc.dtype = b->desc.dtype;
-    for (int64_t i = 0; i < n; i += piece) {
-        int64_t count = n - i < piece ? n - i : piece;
-        lmoe__weight_init(e->ctx, e->model, &as, seed, i, count, host);
-        LMOE_TRY(e->device->upload(e->dev, (char *)b->data + (size_t)i * item, host,
-                                   (size_t)count * item));
+    initialising *x = user;
+    lmoe__engine *e = x->e;
+    size_t item = lmoe_dtype_bytes(x->buffer->desc.dtype);
+    for (int64_t i = 0; i < count; i += INIT_PIECE) {
+        int64_t n = count - i < INIT_PIECE ? count - i : INIT_PIECE;
+        lmoe__weight_init(e->ctx, e->model, &x->weight, x->seed, in_whole + i, n, x->host);
+        LMOE_TRY(e->device->upload(e->dev, (char *)x->buffer->data + (size_t)(in_box + i) * item,
+                                   x->host, (size_t)n * item));
     }
     return LMOE_OK;
 }
 
-static lmoe_status init_weight(lmoe__engine *e, const lmoe__weight *w, uint64_t seed, void *host,
-                               int64_t piece)
+static lmoe_status init_buffer(lmoe__engine *e, const lmoe__weight *w, uint64_t seed,
+                               const char *name, void *host)
 {
-    char name[320];
-    snprintf(name, sizeof name, "master:%s", w->name);
-    lmoe__buffer *b = lmoe__store_find(&e->store, w->name);
-    lmoe__buffer *master = lmoe__store_find(&e->store, name);
-    if (b) LMOE_TRY(init_buffer(e, w, seed, b, host, piece));
-    if (master) LMOE_TRY(init_buffer(e, w, seed, master, host, piece));
-    return LMOE_OK;
+    initialising x = {e, *w, seed, lmoe__store_find(&e->store, name), host};
+    const lmoe__held *h = lmoe__engine_held(e, name);
+    int at[LMOE__MAX_MESH];
+    lmoe__box box;
+    if (!x.buffer || !h) return LMOE_OK;
+    x.weight.desc.dtype = x.buffer->desc.dtype;
+    lmoe__mesh_place(&e->mesh, at);
+    lmoe__held_box(h, &e->mesh, at, &box);
+    return lmoe__box_runs(&box, &h->desc, init_run, &x);
 }
 
 lmoe_status lmoe__engine_init_weights(lmoe__engine *e, uint64_t seed)
 {
-    enum { PIECE = 1 << 20 };
-    void *host = lmoe__malloc(PIECE * sizeof(double));
+    void *host = lmoe__malloc(INIT_PIECE * sizeof(double));
     lmoe_status status = LMOE_OK;
     for (int i = 0; i < e->n_weights && status == LMOE_OK; i++) {
-        status = init_weight(e, &e->weights[i], seed, host, PIECE);
+        const lmoe__weight *w = &e->weights[i];
+        char master[320];
+        snprintf(master, sizeof master, "master:%s", w->name);
+        status = init_buffer(e, w, seed, w->name, host);
+        if (status == LMOE_OK) status = init_buffer(e, w, seed, master, host);
     }
     free(host);
     return status;
@@ -379,7 +419,7 @@ static void take_part(void *dst, const void *src, const lmoe_desc *d, int dim, i
 lmoe_status lmoe__program_set(lmoe__engine *e, lmoe__program *p, const char *name, const void *data)
 {
     for (int i = 0; i < p->n_inputs; i++) {
-        lmoe__input *in = &p->inputs[i];
+        lmoe__held *in = &p->inputs[i];
         char full[256];
         if (strcmp(in->name, name) != 0) continue;
         lmoe_desc d = in->desc;

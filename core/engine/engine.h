@@ -10,9 +10,8 @@
 #ifndef LMOE_CORE_ENGINE_H
 #define LMOE_CORE_ENGINE_H
 
+#include "core/engine/held.h"
 #include "core/model/model.h"
-
-enum { LMOE__MAX_MESH = 6 };
 
 /* What update does. */
 typedef struct lmoe__optimiser {
@@ -20,25 +19,11 @@ typedef struct lmoe__optimiser {
     lmoe_dtype state; /* of the means; LMOE_NONE: the state dtype */
 } lmoe__optimiser;
 
-/* One mesh axis with its strategy and communicator, outermost first. */
-typedef struct lmoe__mesh {
-    lmoe__mesh_axis axis[LMOE__MAX_MESH];
-    lmoe__mesh_comm comm[LMOE__MAX_MESH];
-    int count;
-} lmoe__mesh;
-
-/* How an input lies over the mesh: dimension split by each axis, -1 if whole. */
-typedef struct lmoe__input {
-    const char *name;
-    lmoe_desc desc; /* global */
-    signed char split[LMOE__MAX_MESH];
-} lmoe__input;
-
 /* A plan with the inputs that the caller must write before each replay. */
 typedef struct lmoe__program {
     lmoe__plan *plan;
     lmoe__graph *graph;
-    lmoe__input *inputs;
+    lmoe__held *inputs; /* that the caller writes, as the model was traced */
     int n_inputs;
     lmoe__carry_slot *carries;
     int n_carries;
@@ -55,6 +40,8 @@ typedef struct lmoe__engine {
     lmoe__store store;
     lmoe__weight *weights; /* in the order of declaration; names and descriptions live in `arena` */
     int n_weights;
+    lmoe__held *held; /* weights and states of all programs */
+    int n_held, cap_held;
     lmoe__model_count count;
     void *activations, *workspace;
     int64_t activation_bytes, workspace_bytes;
@@ -118,6 +105,9 @@ const char *lmoe__engine_grad_of(char *buf, size_t n, const lmoe__engine *e, int
 lmoe_status lmoe__engine_bind(lmoe__engine *e);
 /* Writes initial weights: 16-bit ones are roundings of their masters, if there are any. */
 lmoe_status lmoe__engine_init_weights(lmoe__engine *e, uint64_t seed);
+
+/* How a weight or state lies over the mesh; NULL if no program has one of this name. */
+const lmoe__held *lmoe__engine_held(const lmoe__engine *e, const char *name);
 
 /* Copies this rank's part of a global input to the device. Unknown names are ignored: a model need
  * not read all. */

@@ -179,11 +179,11 @@ typedef struct lmoe__rule {
     lmoe__term in[LMOE_MAX_IO], out[LMOE_MAX_IO];
     char letters[LMOE__MAX_LETTERS];
     int n_letters;
-    uint32_t whole, order, ragged, offset, merge; /* bit i: letter i */
-    uint32_t linear;                              /* bit i: operand i may be partial */
-    uint32_t shape_only;                          /* bit i: of operand i only the shape is read */
-    uint32_t same;   /* bit i: result i is no sum: whole when it lacks the split letter */
-    bool linear_all; /* all operands partial together (add) */
+    uint32_t whole, order, ragged, offset, merge, expert; /* bit i: letter i */
+    uint32_t linear;                                      /* bit i: operand i may be partial */
+    uint32_t shape_only; /* bit i: of operand i only the shape is read */
+    uint32_t same;       /* bit i: result i is no sum: whole when it lacks the split letter */
+    bool linear_all;     /* all operands partial together (add) */
 } lmoe__rule;
 
 /* The rule of an op for these operands. LMOE_E_UNSUPPORTED without one; LMOE_E_INTERNAL if the text
@@ -198,7 +198,7 @@ typedef struct lmoe__mesh_axis {
     int index;        /* in the mesh */
     int rank, ranks;  /* this rank's place on it */
     const lmoe_strategy *strategy;
-    const void *options; /* of the strategy */
+    const void *options; /* the strategy's */
 } lmoe__mesh_axis;
 
 /* How a value that enters or leaves lies over one mesh axis; the data loop and checkpoints need it.
@@ -267,7 +267,13 @@ typedef struct lmoe__step {
     const lmoe_kernel *kernel; /* NULL: the reference, or a collective */
     lmoe_args args;
     lmoe_buf *bufs; /* args.in, then args.out */
-    int collective; /* 1 all_reduce, 2 all_gather */
+    int exchange;   /* lmoe_exchange_kind, 0: none */
+    void *request;
+    int64_t *counts; /* of rows to and from each rank */
+    int *waits;      /* exchanges that are waited for before this step */
+    int n_waits;
+    double exposed; /* seconds waited */
+    int64_t exchanges;
     double seconds; /* measured when profiling */
     int64_t launches;
 } lmoe__step;
@@ -290,9 +296,11 @@ typedef struct lmoe__plan {
     const lmoe__mesh_comm *comms;
     bool eager;   /* check each node's outputs for NaN; name its source */
     bool profile; /* time each step */
-    bool has_collective;
+    bool has_exchange;
     void *captured; /* device graph */
     int replays;
+    int *last_waits; /* exchanges that are waited for at the end */
+    int n_last_waits;
     void *activations_base;
     struct planner *planner; /* plan.c: where values lie */
 } lmoe__plan;
@@ -306,5 +314,14 @@ lmoe_status lmoe__plan_new(lmoe_ctx *ctx, lmoe__graph *g, lmoe__store *store,
 lmoe_status lmoe__plan_bind(lmoe__plan *p, void *activations, void *workspace);
 void lmoe__plan_free(lmoe__plan *p);
 lmoe_status lmoe__plan_replay(lmoe__plan *p);
+
+/* ---- exchanges between ranks (exchange.c) ---- */
+
+int lmoe__exchange_kind(const lmoe_op *op); /* 0: none */
+/* Bytes that a rank receives, by the algorithms that send least (all rows, where that depends on
+ * the router). */
+int64_t lmoe__exchange_bytes(const lmoe__step *s);
+lmoe_status lmoe__exchange_start(lmoe__plan *p, lmoe__step *s);
+lmoe_status lmoe__exchange_wait(lmoe__plan *p, lmoe__step *s);
 
 #endif

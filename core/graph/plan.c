@@ -16,6 +16,7 @@
 
 typedef struct storage { /* of the values that share it; indexed by root value */
     int first, last;     /* steps at which it is alive */
+    int last_read;       /* last, but for exchanges that are still under way */
     int64_t bytes, offset;
     void *fixed; /* in the store */
     bool named;
@@ -26,17 +27,25 @@ typedef struct planner {
     lmoe__graph *g;
     lmoe__store *store;
     bool *live;    /* node is needed */
+    int *wait;     /* of exchanges: node before which it is waited for */
     int *uses;     /* live readers of a value, results included */
     int32_t *root; /* value -> value whose storage it shares */
     storage *at;   /* by root */
 } planner;
 
-static bool mutates(const lmoe__node *n)
+/* The node's outputs are not all that it is for. */
+static bool has_effect(const lmoe__node *n)
 {
+    if (n->n_out == 0) return true;
     for (int i = 0; i < n->n_in; i++) {
         if (n->in[i] && (n->op->inputs[i].flags & LMOE_PORT_MUTATES)) return true;
     }
     return false;
+}
+
+static bool reads(const lmoe__node *n, int k)
+{
+    return n->in[k] && !(n->op->inputs[k].flags & LMOE_PORT_SHAPE);
 }
 
 static void find_live(planner *p)
@@ -45,11 +54,11 @@ static void find_live(planner *p)
     for (int i = 0; i < g->n_results; i++) p->uses[g->results[i].value]++;
     for (int i = g->n_nodes - 1; i >= 0; i--) {
         lmoe__node *n = &g->nodes[i];
-        bool live = mutates(n);
+        bool live = has_effect(n);
         for (int k = 0; k < n->n_out; k++) live |= n->out[k] && p->uses[n->out[k]] > 0;
         p->live[i] = live;
         for (int k = 0; live && k < n->n_in; k++) {
-            if (n->in[k]) p->uses[n->in[k]]++;
+            if (reads(n, k)) p->uses[n->in[k]]++;
         }
     }
 }
@@ -90,7 +99,7 @@ static lmoe_status fix(planner *p, int32_t v, const char *name)
 static void extend_life(planner *p, int32_t v, int step)
 {
     storage *s = &p->at[root_of(p, v)];
-    if (step > s->last) s->last = step;
+    if (step > s->last) s->last = s->last_read = step;
 }
 
 /* Output k may take over the storage of an operand that is not read after this node. */
@@ -106,7 +115,8 @@ static void share(planner *p, int step, int k)
     int from = n->op->inplace ? n->op->inplace[k] - 1 : -1;
     if (from < 0 || from >= n->n_in || !n->in[from]) return;
     int32_t r = root_of(p, n->in[from]);
-    bool dies = p->at[r].last == step && !p->at[r].named;
+    bool own = lmoe__exchange_kind(n->op) && p->at[r].last == p->wait[step];
+    bool dies = p->at[r].last_read == step && (own || p->at[r].last == step) && !p->at[r].named;
     bool same = lmoe_desc_bytes(&p->g->values[out].desc) == lmoe_desc_bytes(&p->g->values[r].desc);
     for (int i = 0; i < n->n_in;
          i++) { /* another operand in the same storage would be overwritten too */
@@ -118,6 +128,26 @@ static void share(planner *p, int step, int k)
     if (dies && same) p->root[out] = r;
 }
 
+/* Node before which the exchange at node `step` must be complete: the first that reads what it
+ * gives. What is only sent is given some steps to get away. Its operands live until then. */
+static int wait_of(const planner *p, int step)
+{
+    enum { SENDING = 16 };
+    const lmoe__graph *g = p->g;
+    const lmoe__node *n = &g->nodes[step];
+    int end = n->n_out == 0 && step + SENDING < g->n_nodes ? step + SENDING : g->n_nodes;
+    for (int i = step + 1; i < end; i++) {
+        const lmoe__node *reader = &g->nodes[i];
+        for (int k = 0; p->live[i] && !reader->op->view && k < reader->n_in; k++) {
+            for (int o = 0; o < n->n_out; o++) {
+                if (reads(reader, k) && n->out[o] && root_of(p, reader->in[k]) == n->out[o])
+                    return i;
+            }
+        }
+    }
+    return end;
+}
+
 /* A pass over the steps finds storages and their lives. Reads of a value must be known before
  * sharing is decided, so lives of single values come first; a view extends its root's life by its
  * own readers. */
@@ -126,7 +156,8 @@ static lmoe_status find_storage(planner *p)
     lmoe__graph *g = p->g;
     for (int v = 0; v < g->n_values; v++) {
         p->root[v] = v;
-        p->at[v] = (storage){.first = -1, .last = -1, .bytes = lmoe_desc_bytes(&g->values[v].desc)};
+        p->at[v] = (storage){
+            .first = -1, .last = -1, .last_read = -1, .bytes = lmoe_desc_bytes(&g->values[v].desc)};
     }
     for (int v = 1; v < g->n_values; v++) {
         if (g->values[v].name && p->uses[v] > 0) LMOE_TRY(fix(p, v, g->values[v].name));
@@ -138,10 +169,19 @@ static lmoe_status find_storage(planner *p)
     for (int i = 0; i < g->n_nodes; i++) {
         lmoe__node *n = &g->nodes[i];
         for (int k = 0; p->live[i] && k < n->n_in; k++) {
-            if (n->in[k]) extend_life(p, n->in[k], i);
+            if (reads(n, k)) extend_life(p, n->in[k], i);
         }
     }
     for (int i = 0; i < g->n_results; i++) extend_life(p, g->results[i].value, g->n_nodes);
+    for (int i = 0; i < g->n_nodes; i++) {
+        lmoe__node *n = &g->nodes[i];
+        if (!p->live[i] || !lmoe__exchange_kind(n->op)) continue;
+        p->wait[i] = wait_of(p, i);
+        for (int k = 0; k < n->n_in; k++) {
+            storage *s = &p->at[root_of(p, n->in[k])];
+            if (reads(n, k) && p->wait[i] > s->last) s->last = p->wait[i];
+        }
+    }
     for (int i = 0; i < g->n_nodes; i++) {
         lmoe__node *n = &g->nodes[i];
         for (int k = 0; p->live[i] && k < n->n_out; k++) {
@@ -232,9 +272,8 @@ static lmoe_status choose_kernel(planner *p, lmoe__step *s)
     const lmoe_device *device = p->store->device;
     const lmoe__node *n = s->node;
     char where[160];
-    if (strcmp(n->op->base.name, "all_reduce/1") == 0) s->collective = 1;
-    if (strcmp(n->op->base.name, "all_gather/1") == 0) s->collective = 2;
-    if (s->collective) return LMOE_OK;
+    s->exchange = lmoe__exchange_kind(n->op);
+    if (s->exchange) return LMOE_OK;
     int best = 0;
     for (int i = 0; device->kernels && device->kernels[i]; i++) {
         const lmoe_kernel *k = device->kernels[i];
@@ -265,6 +304,35 @@ static void describe_buf(planner *p, int32_t v, lmoe_buf *b)
     memcpy(b->dim, d->dim, sizeof b->dim);
 }
 
+static void add_wait(lmoe__plan *plan, int **list, int *n, int step)
+{
+    int *longer = LMOE_NEW_N(plan->arena, int, *n + 1);
+    if (*n) memcpy(longer, *list, sizeof *longer * (size_t)*n);
+    longer[(*n)++] = step;
+    *list = longer;
+}
+
+/* Exchanges are waited for before the first step whose node is at, or behind, the one that needs
+ * them. */
+static void set_waits(planner *p, lmoe__plan *plan)
+{
+    const lmoe__node *nodes = p->g->nodes;
+    for (int i = 0; i < plan->n_steps; i++) {
+        lmoe__step *s = &plan->steps[i];
+        if (!s->exchange) continue;
+        const lmoe_collective_attrs *a = s->node->attrs;
+        int64_t table = s->node->n_in > 1 ? lmoe_buf_count(&s->args.in[1]) : 0;
+        if (s->exchange == LMOE_ALL_TO_ALL_V)
+            s->counts = LMOE_NEW_N(plan->arena, int64_t, 2 * a->ranks + (table + 1) / 2);
+        int at = i + 1;
+        while (at < plan->n_steps && plan->steps[at].node - nodes < p->wait[s->node - nodes]) at++;
+        if (at < plan->n_steps)
+            add_wait(plan, &plan->steps[at].waits, &plan->steps[at].n_waits, i);
+        else
+            add_wait(plan, &plan->last_waits, &plan->n_last_waits, i);
+    }
+}
+
 static lmoe_status make_steps(planner *p, lmoe__plan *plan)
 {
     lmoe__graph *g = p->g;
@@ -290,7 +358,7 @@ static lmoe_status make_steps(planner *p, lmoe__plan *plan)
             s->args.workspace_size = (s->kernel->workspace(&s->args) + 63) / 64 * 64;
         if ((int64_t)s->args.workspace_size > plan->workspace_bytes)
             plan->workspace_bytes = (int64_t)s->args.workspace_size;
-        plan->has_collective |= s->collective != 0;
+        plan->has_exchange |= s->exchange != 0;
         if (n->op->flops) {
             lmoe_desc in[LMOE_MAX_IO], out[LMOE_MAX_IO];
             for (int k = 0; k < n->n_in; k++) in[k] = g->values[n->in[k]].desc;
@@ -298,6 +366,7 @@ static lmoe_status make_steps(planner *p, lmoe__plan *plan)
             plan->flops += n->op->flops(n->attrs, in, n->n_in, out, n->n_out);
         }
     }
+    set_waits(p, plan);
     return LMOE_OK;
 }
 
@@ -357,6 +426,7 @@ lmoe_status lmoe__plan_new(lmoe_ctx *ctx, lmoe__graph *g, lmoe__store *store,
     plan->planner = p;
     *p = (planner){.ctx = ctx, .g = g, .store = store};
     p->live = LMOE_NEW_N(arena, bool, nodes);
+    p->wait = LMOE_NEW_N(arena, int, nodes);
     p->uses = LMOE_NEW_N(arena, int, values);
     p->root = LMOE_NEW_N(arena, int32_t, values);
     p->at = LMOE_NEW_N(arena, storage, values);

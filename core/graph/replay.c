@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * core/graph/replay.c: runs a plan. On devices that can capture, the launches of the second replay
- * are captured and later replays are one launch; with eager or profile set, or collectives in the
+ * are captured and later replays are one launch; with eager or profile set, or exchanges in the
  * plan, nodes are launched one by one.
  */
 #include "core/graph/graph.h"
@@ -8,33 +8,16 @@
 #include <math.h>
 #include <stdlib.h>
 
-static lmoe_status collect(lmoe__plan *p, lmoe__step *s)
-{
-    const lmoe_collective_attrs *a = s->node->attrs;
-    const lmoe_buf *in = &s->args.in[0], *out = &s->args.out[0];
-    const lmoe__mesh_comm *c = &p->comms[a->mesh];
-    const lmoe_device *device = p->store->device;
-    bool host = strcmp(device->device, "cpu") == 0 || (c->comm->base.flags & LMOE_COMM_DEVICE);
-    if (!host)
-        return lmoe_error(p->ctx, LMOE_E_UNSUPPORTED, "%s cannot exchange the memory of %s",
-                          c->comm->base.name, device->base.name);
-    const lmoe_exchange e = {.size = sizeof e,
-                             .kind = s->collective == 1 ? LMOE_ALL_REDUCE : LMOE_ALL_GATHER,
-                             .dtype = in->dtype,
-                             .send = in->data,
-                             .recv = out->data,
-                             .count = lmoe_buf_count(in),
-                             .stream = s->args.stream};
-    lmoe_status status = lmoe_exchange_run(c->comm, c->handle, &e);
-    if (status != LMOE_OK)
-        lmoe_error(p->ctx, status, "%s: %s", c->comm->base.name, c->comm->message(c->handle));
-    return status;
-}
-
 static lmoe_status launch(lmoe__plan *p, lmoe__step *s)
 {
-    if (s->collective) return collect(p, s);
+    if (s->exchange) return lmoe__exchange_start(p, s);
     return s->kernel ? s->kernel->launch(&s->args) : s->node->op->reference(&s->args);
+}
+
+static lmoe_status wait_for(lmoe__plan *p, const int *steps, int n)
+{
+    for (int i = 0; i < n; i++) LMOE_TRY(lmoe__exchange_wait(p, &p->steps[steps[i]]));
+    return LMOE_OK;
 }
 
 /* The first element of an output that is not finite; -1 if all are (-inf is legal: it means
@@ -77,7 +60,10 @@ static lmoe_status one_by_one(lmoe__plan *p)
     for (int i = 0; i < p->n_steps; i++) {
         lmoe__step *s = &p->steps[i];
         double start = p->profile ? lmoe__now() : 0;
+        LMOE_TRY(wait_for(p, s->waits, s->n_waits));
         lmoe_status status = launch(p, s);
+        bool now = p->profile || p->eager;
+        if (status == LMOE_OK && s->exchange && now) status = lmoe__exchange_wait(p, s);
         if (status != LMOE_OK)
             return lmoe_error(p->ctx, status, "%s: %s failed",
                               lmoe__node_where(s->node, where, sizeof where),
@@ -89,14 +75,14 @@ static lmoe_status one_by_one(lmoe__plan *p)
         }
         if (p->eager) LMOE_TRY(check_outputs(p, s));
     }
-    return LMOE_OK;
+    return wait_for(p, p->last_waits, p->n_last_waits);
 }
 
 lmoe_status lmoe__plan_replay(lmoe__plan *p)
 {
     const lmoe_device *device = p->store->device;
     void *dev = p->store->dev;
-    bool capture = device->capture_begin && !p->eager && !p->profile && !p->has_collective;
+    bool capture = device->capture_begin && !p->eager && !p->profile && !p->has_exchange;
     p->replays++;
     if (p->captured) return device->replay(dev, p->captured);
     if (!capture || p->replays < 2) return one_by_one(p);

@@ -4,8 +4,8 @@
  *   rule      = terms "->" terms [ "|" clauses ]   terms separated by commas, one for each port
  *   term      = "." | { dimension }                "." : this tensor takes no part
  *   dimension = letter | "(" letter letter ... ")" | "..."
- *   clauses   = { "whole" x | "order" x | "ragged" x | "offset" x | "merge" x | "linear" i |
- *                 "linear all" | "shape" i | "same" i }
+ *   clauses   = { "whole" x | "order" x | "ragged" x | "offset" x | "merge" x | "expert" x |
+ *                 "linear" i | "linear all" | "shape" i | "same" i }
  * A product's first letter is the outer one; the others may not be split. "..." stands for an
  * operand's leading dimensions, the same ones in every term.
  */
@@ -121,6 +121,7 @@ static lmoe_status read_clause(reader *r)
                         : strcmp(word, "ragged") == 0 ? &rule->ragged
                         : strcmp(word, "offset") == 0 ? &rule->offset
                         : strcmp(word, "merge") == 0  ? &rule->merge
+                        : strcmp(word, "expert") == 0 ? &rule->expert
                                                       : NULL;
         if (!set || arg[1] || !isalpha((unsigned char)arg[0])) return bad(r, "unknown clause");
         int l = letter(rule, arg[0]);

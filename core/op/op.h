@@ -16,6 +16,9 @@
 /* NULL-terminated, in the order of list.def. */
 extern const lmoe_op *const lmoe__ops[];
 
+/* Attributes of what goes on between ranks: lmoe_collective_attrs, completed by the split pass. */
+extern const lmoe_option lmoe__collective_options[];
+
 /* Fills a case's input i with f32 (or `dtype`) and sizes; axes is blank-separated, e.g. "batch seq
  * embed". */
 void lmoe__case_input(lmoe_case *c, int i, lmoe_dtype dtype, const char *axes, const int64_t *dim,

@@ -48,7 +48,7 @@ typedef struct lmoe__setup {
     const char *axis_name[LMOE__MAX_MESH];
     int axis_size[LMOE__MAX_MESH];
     const lmoe_strategy *axis_strategy[LMOE__MAX_MESH];
-    void *axis_options[LMOE__MAX_MESH];
+    void *axis_options[LMOE__MAX_MESH]; /* the strategies', from sections such as [tp] */
     int n_axes, world;
     const lmoe_comm *comm;
     void *comm_options;

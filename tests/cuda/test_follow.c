@@ -106,7 +106,7 @@ typedef struct programs {
 
 static void make_programs(lmoe_ctx *ctx, const lmoe__setup *s, lmoe__engine *e, programs *p)
 {
-    const lmoe__optimiser o = {0.9, 0.95, 1e-8, 0.1, 1};
+    const lmoe__optimiser o = {0.9, 0.95, 1e-8, 0.1, 1, LMOE_NONE};
     lmoe__model_shape shape = lmoe__setup_shape(s);
     shape.resets = true;
     must(ctx, lmoe__engine_program(e, LMOE__TRAIN_FIRST, &shape, &p->first));

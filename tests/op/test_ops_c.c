@@ -451,7 +451,7 @@ static void check_shards(int dim, int64_t ranks)
     tensor x = make(LMOE_F32, "batch seq embed", 4, 6, 10), y;
     normals(&x, 30);
     for (int64_t r = 0; r < ranks; r++) {
-        lmoe_collective_attrs o = {0, r, ranks, dim};
+        lmoe_collective_attrs o = {.rank = r, .ranks = ranks, .dim = dim};
         apply(&lmoe__op_shard, &o, &x, 1, &y);
         ck_assert_int_eq(y.d.dim[dim] * ranks, x.d.dim[dim]);
         int64_t start[3] = {0};
@@ -479,7 +479,7 @@ START_TEST(collectives_of_one_rank_copy)
     static const lmoe_op *const ops[] = {&lmoe__op_all_reduce, &lmoe__op_all_gather};
     for (int k = 0; k < 2; k++) {
         lmoe_ctx ctx;
-        lmoe_collective_attrs o = {0, 0, 1, 0}, two = {0, 1, 2, 0};
+        lmoe_collective_attrs o = {.ranks = 1}, two = {.rank = 1, .ranks = 2};
         tensor x = make(LMOE_BF16, "batch seq", 3, 5, 0), y, z;
         normals(&x, 31);
         apply(ops[k], &o, &x, 1, &y);
@@ -494,7 +494,7 @@ END_TEST
 
 START_TEST(gathered_may_be_gathered_again)
 {
-    lmoe_collective_attrs o = {0, 0, 1, 0};
+    lmoe_collective_attrs o = {.ranks = 1};
     tensor x = make(LMOE_F32, "batch seq", 3, 5, 0), y, z;
     normals(&x, 32);
     apply(&lmoe__op_all_gather, &o, &x, 1, &y);

@@ -157,6 +157,7 @@ static const layout *in_use;
 static lmoe_status place(const lmoe_graph_api *api, lmoe_graph *g, lmoe_value_kind kind,
                          const char *name, const lmoe_desc *desc, lmoe_placement *out)
 {
+    if (strncmp(name, "grad:", 5) == 0) name += 5; /* gradients lie as their inputs do */
     for (int i = 0; i < N_INPUTS && in_use->split[i]; i++) {
         size_t n = strlen(name);
         if (strncmp(in_use->split[i], name, n) != 0 || in_use->split[i][n] != ' ') continue;
@@ -195,7 +196,7 @@ static lmoe_status resolve(const lmoe_graph_api *api, lmoe_graph *g, const lmoe_
     if (have->kind == LMOE_SPLIT) LMOE_TRY(gather(api, g, v, have->dim, &v));
     *out = v;
     if (want->kind != LMOE_SPLIT) return LMOE_OK;
-    lmoe_collective_attrs c = {0, api->mesh_rank(g), api->mesh_size(g), want->dim};
+    lmoe_collective_attrs c = {.dim = want->dim};
     return api->emit(g, "shard/1", &c, sizeof c, &v, 1, out, 1, want);
 }
 

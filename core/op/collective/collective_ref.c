@@ -1,11 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
- * core/op/collective/collective_ref.c: references of all_reduce/1, all_gather/1 (for one rank,
- * where both copy: with more, the replay calls the communicator instead) and shard/1.
+ * core/op/collective/collective_ref.c: references of the collectives (for one rank, where all
+ * of them copy: with more, the replay calls the communicator instead) and of shard/1.
  */
 #include "core/op/op.h"
 
 lmoe_status lmoe__all_reduce_reference(const lmoe_args *args);
 lmoe_status lmoe__all_gather_reference(const lmoe_args *args);
+lmoe_status lmoe__reduce_scatter_reference(const lmoe_args *args);
+lmoe_status lmoe__all_to_all_reference(const lmoe_args *args);
+lmoe_status lmoe__send_reference(const lmoe_args *args);
+lmoe_status lmoe__recv_reference(const lmoe_args *args);
 lmoe_status lmoe__shard_reference(const lmoe_args *args);
 
 static lmoe_status copy_alone(const lmoe_args *args, const char *op)
@@ -29,6 +33,39 @@ lmoe_status lmoe__all_reduce_reference(const lmoe_args *args)
 lmoe_status lmoe__all_gather_reference(const lmoe_args *args)
 {
     return copy_alone(args, "all_gather/1");
+}
+
+lmoe_status lmoe__reduce_scatter_reference(const lmoe_args *args)
+{
+    return copy_alone(args, "reduce_scatter/1");
+}
+
+lmoe_status lmoe__all_to_all_reference(const lmoe_args *args)
+{
+    return copy_alone(args, "all_to_all/1");
+}
+
+/* One rank has nobody to send to. */
+static lmoe_status need_peer(const lmoe_args *args, const char *op)
+{
+    const lmoe_collective_attrs *o = args->attrs;
+    if (o->ranks == 1) return LMOE_OK;
+    return lmoe_error(args->ctx, LMOE_E_USAGE,
+                      "%s to or from rank %lld of %lld needs a communicator", op,
+                      (long long)o->peer, (long long)o->ranks);
+}
+
+lmoe_status lmoe__send_reference(const lmoe_args *args)
+{
+    return need_peer(args, "send/1");
+}
+
+lmoe_status lmoe__recv_reference(const lmoe_args *args)
+{
+    const lmoe_buf *y = &args->out[0];
+    LMOE_TRY(need_peer(args, "recv/1"));
+    memset(y->data, 0, (size_t)lmoe_buf_count(y) * lmoe_dtype_bytes(y->dtype));
+    return LMOE_OK;
 }
 
 /* x seen as (outer, n, inner) with n the dimension that is cut: each outer's piece is one run. */

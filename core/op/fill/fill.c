@@ -38,7 +38,8 @@ static const lmoe_option options[] = {{"value", LMOE_OPTION_FLOAT, offsetof(lmoe
                                        "0", 0, 0, NULL, NULL, "Value of every element."},
                                       LMOE_OPTION_END};
 
-static const lmoe_port inputs[] = {{.name = "x", .flags = LMOE_PORT_NO_GRAD}, {.name = NULL}};
+static const lmoe_port inputs[] = {{.name = "x", .flags = LMOE_PORT_NO_GRAD | LMOE_PORT_SHAPE},
+                                   {.name = NULL}};
 static const lmoe_port outputs[] = {{.name = "y"}, {.name = NULL}};
 static const signed char inplace[] = {1};
 

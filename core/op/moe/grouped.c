@@ -96,7 +96,7 @@ static lmoe_status linear_rule(const void *attrs, const lmoe_desc *in, int n_in,
                                size_t n)
 {
     const lmoe_grouped_attrs *o = attrs;
-    snprintf(text, n, "r e, x %s, o -> r f | ragged r, ragged o, whole x, linear 0",
+    snprintf(text, n, "r e, x %s, o -> r f | ragged r, ragged o, expert x, linear 0",
              o->transpose ? "f e" : "e f");
     return LMOE_OK;
 }
@@ -214,7 +214,7 @@ const lmoe_op lmoe__op_grouped_weight_grad = {
     .inputs = weight_grad_inputs,
     .outputs = weight_grad_outputs,
     .shape = weight_grad_shape,
-    .rule = "r e, r f, o -> x e f | ragged r, ragged o, linear 0, linear 1",
+    .rule = "r e, r f, o -> x e f | ragged r, ragged o, expert x, linear 0, linear 1",
     .reference = lmoe__grouped_weight_grad_reference,
     .sample = weight_grad_sample,
     .flops = weight_grad_flops,

@@ -203,7 +203,8 @@ static const lmoe_carry op_carry = {.size = sizeof(lmoe_carry),
                                     .n_summary_in = 6,
                                     .summary_in = {1, 2, 3, 4, 5, 7},
                                     .n_summary = 3,
-                                    .combine = "scan_diag_combine/1"};
+                                    .combine = "scan_diag_combine/1",
+                                    .summary_state = {2}};
 static const lmoe_carry grad_carry = {.size = sizeof(lmoe_carry),
                                       .count = 1,
                                       .in = 8,
@@ -214,7 +215,8 @@ static const lmoe_carry grad_carry = {.size = sizeof(lmoe_carry),
                                       .n_summary_in = 6,
                                       .summary_in = {0, 3, 4, 5, 6, 9},
                                       .n_summary = 3,
-                                      .combine = "scan_diag_combine/1"};
+                                      .combine = "scan_diag_combine/1",
+                                      .summary_state = {2}};
 
 /* ---- axis rules ---- */
 

@@ -192,7 +192,8 @@ static const lmoe_carry op_carry = {.size = sizeof(lmoe_carry),
                                     .n_summary_in = 4,
                                     .summary_in = {0, 1, 2, 3},
                                     .n_summary = 3,
-                                    .combine = "short_conv_combine/1"};
+                                    .combine = "short_conv_combine/1",
+                                    .summary_state = {1, 2}};
 static const lmoe_carry grad_carry = {.size = sizeof(lmoe_carry),
                                       .count = 1,
                                       .in = 7,
@@ -203,7 +204,8 @@ static const lmoe_carry grad_carry = {.size = sizeof(lmoe_carry),
                                       .n_summary_in = 7,
                                       .summary_in = {0, 1, 2, 3, 4, 5, 6},
                                       .n_summary = 2,
-                                      .combine = "short_conv_grad_combine/1"};
+                                      .combine = "short_conv_grad_combine/1",
+                                      .summary_state = {1}};
 
 /* ---- derivative ---- */
 

@@ -14,18 +14,11 @@ static lmoe_status place(const lmoe_graph_api *api, lmoe_graph *g, lmoe_value_ki
     return lmoe_place_inputs(kind, desc, "batch", out);
 }
 
-static lmoe_status resolve(const lmoe_graph_api *api, lmoe_graph *g, const lmoe_site *site,
-                           lmoe_value v, const lmoe_placement *have, const lmoe_placement *want,
-                           lmoe_value *out)
-{
-    return lmoe_resolve_to_whole(api, g, v, have, want, out);
-}
-
 static const lmoe_strategy strategy = {
     .base = {sizeof(lmoe_strategy), LMOE_KIND_STRATEGY, "parallel/dp",
              "Data parallelism: splits the batch, sums gradients.", NULL, 0, 0},
     .place = place,
-    .resolve = resolve,
+    .resolve = lmoe_resolve,
 };
 static const lmoe_class *const classes[] = {&strategy.base, NULL};
 

@@ -9,8 +9,8 @@
  * LASP-2H; for a convolution the last inputs. Backward ops are carry ops that walk from the end, so
  * the same exchange serves them in reverse.
  */
-#include <lmoe/graph.h>
 #include <lmoe/plugin.h>
+#include <lmoe/sequence.h>
 
 static lmoe_status place(const lmoe_graph_api *api, lmoe_graph *g, lmoe_value_kind kind,
                          const char *name, const lmoe_desc *desc, lmoe_placement *out)
@@ -18,42 +18,20 @@ static lmoe_status place(const lmoe_graph_api *api, lmoe_graph *g, lmoe_value_ki
     return lmoe_place_inputs(kind, desc, "seq", out);
 }
 
-static lmoe_status resolve(const lmoe_graph_api *api, lmoe_graph *g, const lmoe_site *site,
-                           lmoe_value v, const lmoe_placement *have, const lmoe_placement *want,
-                           lmoe_value *out)
-{
-    return lmoe_resolve_to_whole(api, g, v, have, want, out);
-}
-
 static lmoe_status carry(const lmoe_graph_api *api, lmoe_graph *g, const lmoe_site *site,
                          lmoe_value *out)
 {
-    const lmoe_carry *c = site->op->carry;
-    lmoe_value in[LMOE_MAX_IO], summary[LMOE_MAX_IO] = {0};
-    lmoe_combine_attrs at = {api->mesh_rank(g), api->mesh_size(g), c->reverse};
-    if (!c->summary || !c->combine) {
-        return api->fail(g, LMOE_E_UNSUPPORTED,
-                         "%s cannot tell other ranks what its tokens amount to, so its sequence "
-                         "cannot be split; "
-                         "use another layer or no sp axis",
-                         site->op->base.name);
-    }
-    for (int32_t i = 0; i < c->n_summary_in; i++) in[i] = site->in[c->summary_in[i]];
-    LMOE_TRY(api->emit(g, c->summary, site->attrs, site->op->base.options_size, in, c->n_summary_in,
-                       summary, c->n_summary, NULL));
-    for (int32_t i = 0; i < c->n_summary; i++) {
-        if (!summary[i]) continue; /* an optional part, which this call does not have */
-        LMOE_TRY(api->emit(g, "all_gather/1", NULL, 0, &summary[i], 1, &summary[i], 1, NULL));
-    }
-    return api->emit(g, c->combine, &at, sizeof at, summary, c->n_summary, out, c->count, NULL);
+    if (lmoe_carry_has_summary(site->op->carry)) return lmoe_emit_gathered_carry(api, g, site, out);
+    return lmoe_emit_receive_carry(api, g, site, out); /* in order: nothing can be told before */
 }
 
 static const lmoe_strategy strategy = {
     .base = {sizeof(lmoe_strategy), LMOE_KIND_STRATEGY, "parallel/lasp2",
              "LASP-2: splits the sequence, gathers what each part carries over.", NULL, 0, 0},
     .place = place,
-    .resolve = resolve,
+    .resolve = lmoe_resolve,
     .carry = carry,
+    .carried = lmoe_carried,
 };
 static const lmoe_class *const classes[] = {&strategy.base, NULL};
 

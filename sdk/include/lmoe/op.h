@@ -19,7 +19,9 @@ enum {
     LMOE_PORT_MUTATES = 4,  /* the input's buffer is changed in place (optimiser, accumulation) */
     LMOE_PORT_CARRY = 8,    /* carry in / carry out: filled by the core, never by layers */
     LMOE_PORT_FORWARD_CARRY = 16, /* of a backward op: the carry that its forward op was given */
-    LMOE_PORT_STATE = 32 /* in the state dtype: f32 beside 16-bit floats (f64 in gradient checks) */
+    LMOE_PORT_STATE =
+        32,              /* in the state dtype: f32 beside 16-bit floats (f64 in gradient checks) */
+    LMOE_PORT_SHAPE = 64 /* only the input's shape is read; its values need not exist */
 };
 
 /* Values that the core fills in when a caller leaves the port absent. */
@@ -70,6 +72,9 @@ typedef struct lmoe_carry {
     double initial; /* value of a carry with nothing before, every element (0; attention's positions
                        use -1) */
     int32_t initial_of; /* which carry tensor `initial` is for; the others start at 0 */
+    /* The summary tensor (1 is the first) that is carry tensor i after a segment with nothing before
+     * it; 0: none is. With it a carry can be handed over a segment without running the op. */
+    int32_t summary_state[4];
 } lmoe_carry;
 
 /* Attributes of every combine op; reverse: as the carry's (segments before `rank` do not matter).
@@ -154,6 +159,7 @@ typedef struct lmoe_op {
      *   shape i   of operand i only the shape is read
      *   same i    result i is no sum: whole when the split letter is not in it
      *   ragged r  rows numbered within a rank: a rank's own wherever tokens (b, s) are split
+     *   expert x  only together with the rows: of an expert's own rank
      *   offset v  ids relative to a shard (kept whole so far)
      * NULL: inputs must be whole. Ports past the written terms, and carry ports, take no part. */
     const char *rule;

@@ -652,11 +652,23 @@ typedef struct lmoe_adamw_attrs {
 /* ---- between ranks
  * all_reduce/1   x -> sum over the mesh axis
  * all_gather/1   x -> (rank x...), stacked in rank order
+ * reduce_scatter/1  x (rank ...) -> this rank's piece of the sum over the ranks
+ * all_to_all/1   x (rank ...) -> (rank ...): piece j goes to rank j; what came from i is piece i
+ * send/1         x to rank `peer`;  recv/1: like -> y like it, from rank `peer`
  * shard/1        x -> this rank's piece of dimension dim
+ * Rows sorted by expert, and `table` (rank bound): the offsets of every rank, gathered:
+ * row_exchange/1   rows, table -> the rows of this rank's experts, as the ranks sent them; back: the
+ *                  rows return to the ranks that sent them
+ * row_regroup/1    rows, table -> rows that were exchanged, sorted by expert; back: as they came
+ * row_offsets/1    table -> offsets (bound) of this rank's experts after row_regroup
  * mesh: index of the mesh axis; written by the core. */
 typedef struct lmoe_collective_attrs {
-    int64_t mesh, rank, ranks, dim;
+    int64_t mesh, rank, ranks, dim, peer, back;
 } lmoe_collective_attrs;
+
+/* stack/1   up to 4 tensors of one shape -> (rank ...), stacked
+ * pieces/1  x -> (rank ...): the equal pieces of dimension dim, stacked; join/1  the reverse
+ * assign/1  target = x, in place */
 
 #ifdef __cplusplus
 }
