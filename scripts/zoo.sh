@@ -13,6 +13,8 @@ options()
 {
     case $1 in
     bla) echo "feature_map=elu normalize=yes" ;;
+    deltanet) echo "heads=2" ;;
+    gated_deltanet | delta_product | comba | kda) echo "heads=2 head_dim=64 expand_v=1" ;;
     *) ;;
     esac
 }

@@ -24,6 +24,7 @@ typedef struct lmoe__trial {
     lmoe_desc in[LMOE_MAX_IO], out[LMOE_MAX_IO]; /* in the dtype under test; LMOE_NONE: absent */
     lmoe_desc wide[LMOE_MAX_IO];                 /* outputs when the float inputs are f64 */
     double *value[LMOE_MAX_IO];                  /* of the inputs, rounded to their dtype */
+    uint64_t variation;                          /* other values; 0: those of the sampler's cases */
 } lmoe__trial;
 
 /* Makes trial number `index` of the op, its float inputs in `dtype`. *more = false if there is no
@@ -32,6 +33,9 @@ lmoe_status lmoe__trial_sample(lmoe_ctx *ctx, const lmoe_op *op, int index, lmoe
                                lmoe__trial *t, bool *more);
 /* The same from a case at hand. */
 lmoe_status lmoe__trial_init(lmoe_ctx *ctx, const lmoe_op *op, const lmoe_case *c, lmoe_dtype dtype,
+                             lmoe__trial *t);
+/* Variation number `index` of a random case of the op: another length along seq, other values. */
+lmoe_status lmoe__trial_vary(lmoe_ctx *ctx, const lmoe_op *op, int index, lmoe_dtype dtype,
                              lmoe__trial *t);
 void lmoe__trial_free(lmoe__trial *t);
 /* "(2 63 31), (31 17)" into buf; returned. */
@@ -84,6 +88,7 @@ typedef struct lmoe__bench {
     lmoe_dtype dtype;
     bool large; /* checks take the cases made for timing too */
     bool all;   /* times every kernel, not only the one that would be chosen */
+    int vary;   /* so many variations of its cases are checked, too */
     FILE *out;  /* reports; NULL: none */
     int passed, failed;
 } lmoe__bench;

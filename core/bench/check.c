@@ -290,6 +290,13 @@ lmoe_status lmoe__bench_op(lmoe__bench *b, const lmoe_op *op)
         if (more) lmoe__trial_free(&t);
         LMOE_TRY(status);
     }
+    for (int index = 0; op->sample && index < b->vary; index++) {
+        lmoe__trial t;
+        LMOE_TRY(lmoe__trial_vary(b->ctx, op, index, b->dtype, &t));
+        lmoe_status status = check_case(b, &t, index, list, &n);
+        lmoe__trial_free(&t);
+        LMOE_TRY(status);
+    }
     for (int i = 0; b->out && i < n; i++)
         fprintf(b->out, "%-28s %-32s %4d cases  error %8.2e  %5.1f %% of allowed  %s\n",
                 op->base.name, list[i].kernel ? list[i].kernel->base.name : "reference",

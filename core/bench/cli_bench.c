@@ -12,7 +12,7 @@
 #include <stdlib.h>
 
 static const char usage[] =
-    "usage: lmoe bench [op [PATTERN]] [--check] [--time] [--large] [--all]\n"
+    "usage: lmoe bench [op [PATTERN]] [--check] [--vary N] [--time] [--large] [--all]\n"
     "       lmoe bench gemm [M N K]\n"
     "       lmoe bench step FILE [--set section.key=value]... [--steps N]\n"
     "options of the first two:\n"
@@ -23,6 +23,7 @@ static const char usage[] =
     "  --dtype f32|bf16   of float inputs (f32)\n"
     "PATTERN names ops (scan_*, einsum, softmax/1); without it, all.\n"
     "  --check   each kernel against its reference; without --check or --time, both are done\n"
+    "  --vary N  checks N variations of each op's cases too: other lengths, other values\n"
     "  --time    median of repeats, for cases made for timing\n"
     "  --large   checks the cases made for timing too (slow references)\n"
     "  --all     times every kernel, not only the one that would be chosen\n";
@@ -30,7 +31,7 @@ static const char usage[] =
 typedef struct request {
     const char *device, *plugin_path, *plugin, *pattern;
     bool check, time, large, all, gemm;
-    int threads;
+    int threads, vary;
     lmoe_dtype dtype;
     int64_t size[3];
 } request;
@@ -160,14 +161,19 @@ static const char *read_words(int argc, char **argv, request *q)
 
 static const char *read_request(int argc, char **argv, request *q)
 {
-    static const struct option table[] = {
-        {"device", required_argument, NULL, 'd'}, {"plugin-path", required_argument, NULL, 'p'},
-        {"plugin", required_argument, NULL, 'f'}, {"threads", required_argument, NULL, 'n'},
-        {"dtype", required_argument, NULL, 'y'},  {"check", no_argument, NULL, 'c'},
-        {"time", no_argument, NULL, 't'},         {"large", no_argument, NULL, 'l'},
-        {"all", no_argument, NULL, 'a'},          {NULL, 0, NULL, 0}};
+    static const struct option table[] = {{"device", required_argument, NULL, 'd'},
+                                          {"plugin-path", required_argument, NULL, 'p'},
+                                          {"plugin", required_argument, NULL, 'f'},
+                                          {"threads", required_argument, NULL, 'n'},
+                                          {"dtype", required_argument, NULL, 'y'},
+                                          {"check", no_argument, NULL, 'c'},
+                                          {"time", no_argument, NULL, 't'},
+                                          {"large", no_argument, NULL, 'l'},
+                                          {"all", no_argument, NULL, 'a'},
+                                          {"vary", required_argument, NULL, 'v'},
+                                          {NULL, 0, NULL, 0}};
     *q = (request){.device = "device/cpu", .dtype = LMOE_F32};
-    int64_t threads = 0;
+    int64_t threads = 0, vary = 0;
     optind = 0;
     for (int c; (c = getopt_long(argc, argv, "", table, NULL)) != -1;) {
         switch (c) {
@@ -183,6 +189,11 @@ static const char *read_request(int argc, char **argv, request *q)
                 return "--dtype is f32 or bf16";
             q->dtype = optarg[0] == 'f' ? LMOE_F32 : LMOE_BF16;
             break;
+        case 'v':
+            if (!read_number(optarg, &vary) || vary > 1000000)
+                return "--vary is a number from 1 to 1000000";
+            q->check = true;
+            break;
         case 'c': q->check = true; break;
         case 't': q->time = true; break;
         case 'l': q->large = true; break;
@@ -191,6 +202,7 @@ static const char *read_request(int argc, char **argv, request *q)
         }
     }
     q->threads = (int)threads;
+    q->vary = (int)vary;
     if (!q->check && !q->time) q->check = q->time = true;
     return read_words(argc - optind, argv + optind, q);
 }
@@ -206,7 +218,12 @@ int lmoe__cli_bench(lmoe_ctx *ctx, int argc, char **argv)
         fprintf(stderr, "%s%s%s", wrong, *wrong ? "\n" : "", usage);
         return LMOE__EXIT_CONFIG;
     }
-    lmoe__bench b = {.ctx = ctx, .dtype = q.dtype, .large = q.large, .all = q.all, .out = stdout};
+    lmoe__bench b = {.ctx = ctx,
+                     .dtype = q.dtype,
+                     .large = q.large,
+                     .all = q.all,
+                     .vary = q.vary,
+                     .out = stdout};
     lmoe_status status = execute(&q, &b);
     if (status != LMOE_OK) return lmoe__cli_report(ctx);
     printf("%d passed, %d failed\n", b.passed, b.failed);

@@ -60,7 +60,8 @@ static void draw_input(lmoe__trial *t, int port)
     const lmoe_desc *d = &t->in[port];
     const lmoe_fill *f = &t->c.fill[port];
     int64_t n = lmoe_desc_count(d), row = d->rank ? d->dim[d->rank - 1] : 1;
-    uint64_t stream = lmoe__hash_text(t->op->base.name) + (uint64_t)port;
+    uint64_t stream =
+        lmoe__hash_text(t->op->base.name) + (uint64_t)port + t->variation * LMOE_MAX_IO;
     double *x = t->value[port] = lmoe__malloc(sizeof(double) * (size_t)(n + 1));
     if (f->kind == LMOE_FILL_SORTED) {
         if (n > 0) draw_sorted(x, n, row, f->b, stream);
@@ -94,11 +95,12 @@ static lmoe_status shapes(lmoe_ctx *ctx, lmoe__trial *t, lmoe_dtype dtype, lmoe_
     return lmoe_error(ctx, status, "%s refuses the shapes of its own sample", t->op->base.name);
 }
 
-lmoe_status lmoe__trial_init(lmoe_ctx *ctx, const lmoe_op *op, const lmoe_case *c, lmoe_dtype dtype,
-                             lmoe__trial *t)
+static lmoe_status init(lmoe_ctx *ctx, const lmoe_op *op, const lmoe_case *c, lmoe_dtype dtype,
+                        uint64_t variation, lmoe__trial *t)
 {
     memset(t, 0, sizeof *t);
     t->op = op;
+    t->variation = variation;
     t->c = *c;
     while (op->inputs[t->n_in].name) t->n_in++;
     while (op->outputs[t->n_out].name) t->n_out++;
@@ -108,6 +110,35 @@ lmoe_status lmoe__trial_init(lmoe_ctx *ctx, const lmoe_op *op, const lmoe_case *
         if (t->in[i].dtype != LMOE_NONE) draw_input(t, i);
     }
     return LMOE_OK;
+}
+
+lmoe_status lmoe__trial_init(lmoe_ctx *ctx, const lmoe_op *op, const lmoe_case *c, lmoe_dtype dtype,
+                             lmoe__trial *t)
+{
+    return init(ctx, op, c, dtype, 0, t);
+}
+
+lmoe_status lmoe__trial_vary(lmoe_ctx *ctx, const lmoe_op *op, int index, lmoe_dtype dtype,
+                             lmoe__trial *t)
+{
+    enum { MOST = 65, LONG = 127, MORE = 3 }; /* lengths 1 ... 65, 127, 128, 129 */
+    uint64_t stream = lmoe__hash_text(op->base.name) - 1;
+    lmoe_case c = {.size = sizeof c};
+    int cases = 0;
+    while (op->sample(cases, &c) && !(c.flags & LMOE_CASE_BENCH)) {
+        cases++;
+        c = (lmoe_case){.size = sizeof c};
+    }
+    c = (lmoe_case){.size = sizeof c};
+    op->sample((int)lmoe__below(SEED, stream, 2 * (uint64_t)index, (uint64_t)cases), &c);
+    int64_t seq = 1 + (int64_t)lmoe__below(SEED, stream, 2 * (uint64_t)index + 1, MOST + MORE);
+    if (seq > MOST) seq += LONG - MOST - 1;
+    for (int i = 0; i < c.n_in; i++) {
+        for (int k = 0; k < c.in[i].rank; k++) {
+            if (strcmp(c.in[i].axis[k], "seq") == 0) c.in[i].dim[k] = seq;
+        }
+    }
+    return init(ctx, op, &c, dtype, 1 + (uint64_t)index, t);
 }
 
 lmoe_status lmoe__trial_sample(lmoe_ctx *ctx, const lmoe_op *op, int index, lmoe_dtype dtype,

@@ -259,6 +259,35 @@ START_TEST(kernels_come_best_first)
 }
 END_TEST
 
+/* Variations are legal calls of many lengths, the same each time, and no two have the same values. */
+START_TEST(variations)
+{
+    enum { N = 300 };
+    lmoe_ctx ctx;
+    bool seen[130] = {false};
+    int lengths = 0;
+    double last = 0;
+    lmoe__ctx_init(&ctx);
+    for (int i = 0; i < N; i++) {
+        lmoe__trial t, again;
+        const lmoe_op *op = &lmoe__op_scan_delta;
+        ck_assert_int_eq(lmoe__trial_vary(&ctx, op, i, LMOE_F32, &t), LMOE_OK);
+        ck_assert_int_eq(lmoe__trial_vary(&ctx, op, i, LMOE_F32, &again), LMOE_OK);
+        int64_t seq = t.in[0].dim[1];
+        ck_assert_int_lt(seq, 130);
+        lengths += !seen[seq];
+        seen[seq] = true;
+        ck_assert(t.value[0][0] == again.value[0][0]);
+        ck_assert(t.value[0][0] != last);
+        last = t.value[0][0];
+        lmoe__trial_free(&t);
+        lmoe__trial_free(&again);
+    }
+    ck_assert_int_gt(lengths, 50);
+    ck_assert(seen[127] || seen[128] || seen[129]);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("bench");
@@ -266,6 +295,7 @@ int main(void)
     tcase_add_test(c, right_kernel_passes);
     tcase_add_loop_test(c, fault_is_found, 1, N_KERNELS);
     tcase_add_test(c, kernels_come_best_first);
+    tcase_add_test(c, variations);
     suite_add_tcase(s, c);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_NORMAL);
