@@ -2,7 +2,7 @@
 # Trains every sequence layer as configs/runs/zoo.ini (Shakespeare) and configs/runs/mqar.ini (recall) say, and
 # prints the table of docs/lsm.md. A layer takes about three minutes on two cores.
 #   usage: scripts/zoo.sh [NAME...]      names of folders in plugins/lsm; none: all
-#   LMOE=build/lmoe says which command; runs go to runs/zoo
+#   LMOE=build/lmoe says which command, THREADS=1 how many threads; runs go to runs/zoo
 set -eu
 cd "$(dirname "$0")/.."
 lmoe=${LMOE:-build/lmoe}
@@ -12,9 +12,13 @@ lmoe=${LMOE:-build/lmoe}
 options()
 {
     case $1 in
+    based | rebased) echo "heads=4" ;;
     bla) echo "feature_map=elu normalize=yes" ;;
+    comba | gated_deltanet | delta_product | kda) echo "heads=2 head_dim=64 expand_v=1" ;;
     deltanet) echo "heads=2" ;;
-    gated_deltanet | delta_product | comba | kda) echo "heads=2 head_dim=64 expand_v=1" ;;
+    mla) echo "heads=4 kv_rank=32 nope_dim=32 rope_dim=16 v_dim=32" ;;
+    mamba2) echo "state=64" ;;
+    rwkv7) echo "decay_low_rank=16 gate_low_rank=16 a_low_rank=16" ;;
     *) ;;
     esac
 }
@@ -33,7 +37,7 @@ fi
 echo "| layer | options | parameters | Shakespeare, nats a byte | recall, nats | right answers, at least |"
 echo "| --- | --- | --- | --- | --- | --- |"
 for name in "$@"; do
-    sets="--set|layer L.class=lsm/$name"
+    sets="--set|layer L.class=lsm/$name${THREADS:+|--set|device.threads=$THREADS}"
     for o in $(options "$name"); do sets="$sets|--set|layer L.$o"; done
     rm -rf "runs/zoo/$name" "runs/zoo/$name-mqar"
     text=$(IFS='|' && "$lmoe" train configs/runs/zoo.ini $sets --set "run.dir=runs/zoo/$name" 2>&1) ||
