@@ -2,13 +2,12 @@
  * core/cli/cli_plan.c: lmoe plan FILE: what a run will need, without running it: parameters, FLOPs,
  * memory by kind, the largest nodes. Nothing is allocated, so it works for models that do not fit.
  */
-#include "core/cli/cli.h"
-#include "core/train/setup.h"
+#include "core/cli/plan.h"
 
 #include <stdlib.h>
 
 static const char *const flags[] = {"--set", "--plugin-path", "--explain", "--help", NULL};
-static const char *const kinds[LMOE__MEM_KINDS] = {
+const char *const lmoe__plan_kinds[LMOE__MEM_KINDS] = {
     "weights", "gradients", "optimiser", "activations", "workspace", "inputs", "carries"};
 
 typedef struct big_node {
@@ -44,12 +43,10 @@ static void print_largest(const lmoe__plan *p)
     free(n);
 }
 
-/* Every exchange between ranks, with the line that caused it. */
-static void print_exchanges(const lmoe__setup *s, const lmoe__plan *p)
+static double print_exchanges_of(const lmoe__setup *s, const lmoe__plan *p)
 {
     char where[160], bytes[32];
     double total = 0;
-    printf("exchanges of a micro-batch, bytes that each rank receives\n");
     for (int i = 0; i < p->n_steps; i++) {
         const lmoe__step *x = &p->steps[i];
         if (!x->exchange) continue;
@@ -61,6 +58,15 @@ static void print_exchanges(const lmoe__setup *s, const lmoe__plan *p)
                lmoe__node_where(x->node, where, sizeof where),
                x->node->forward >= 0 ? " (backward)" : "");
     }
+    return total;
+}
+
+void lmoe__plan_print_exchanges(const lmoe__setup *s, const lmoe__plan *const *plans, int n)
+{
+    char bytes[32];
+    double total = 0;
+    printf("exchanges of a micro-batch, bytes that each rank receives\n");
+    for (int i = 0; i < n; i++) total += print_exchanges_of(s, plans[i]);
     printf("  in all %s\n", lmoe__bytes_text(bytes, sizeof bytes, total));
 }
 
@@ -81,36 +87,60 @@ static lmoe_status make(lmoe_ctx *ctx, const lmoe__setup *s, lmoe__engine *e, lm
     return lmoe__engine_bind(e);
 }
 
-static void print_plan(const lmoe__setup *s, const lmoe__engine *e, const lmoe__program *train,
-                       bool explain)
+void lmoe__plan_print_model(const lmoe__setup *s, const lmoe__engine *e, double flops)
 {
     char a[32], b[32], c[32], d[32];
-    double all = 0, tokens = (double)(s->train.batch / s->train.accumulate * s->train.seq);
+    double tokens = (double)(s->train.batch / s->train.accumulate * s->train.seq);
     printf("parameters   %s, of which a token uses %s (%s in products); embedding %s\n",
            lmoe__count_text(a, sizeof a, (double)e->count.total),
            lmoe__count_text(b, sizeof b, (double)e->count.active),
            lmoe__count_text(c, sizeof c, (double)e->count.active_matrix),
            lmoe__count_text(d, sizeof d, (double)e->count.embedding));
     printf("FLOPs        %s a token, forward and backward\n",
-           lmoe__count_text(a, sizeof a, train->plan->flops * s->world / tokens));
+           lmoe__count_text(a, sizeof a, flops * s->world / tokens));
+}
+
+static void print_plan(const lmoe__setup *s, const lmoe__engine *e, const lmoe__plan *train,
+                       bool explain)
+{
+    char a[32];
+    double all = 0;
+    lmoe__plan_print_model(s, e, train->flops);
     printf("memory%s\n", s->world > 1 ? " of rank 0" : "");
     for (int i = 0; i < LMOE__MEM_KINDS; i++) {
         all += (double)e->store.bytes[i];
         if (e->store.bytes[i] > 0)
-            printf("  %-12s %10s\n", kinds[i],
+            printf("  %-12s %10s\n", lmoe__plan_kinds[i],
                    lmoe__bytes_text(a, sizeof a, (double)e->store.bytes[i]));
     }
     printf("  %-12s %10s\n", "in all", lmoe__bytes_text(a, sizeof a, all));
-    print_largest(train->plan);
-    if (explain || s->world > 1) print_exchanges(s, train->plan);
+    print_largest(train);
+    if (explain || s->world > 1) lmoe__plan_print_exchanges(s, &train, 1);
+}
+
+static lmoe_status plan_whole(lmoe_ctx *ctx, const lmoe__setup *s, bool explain)
+{
+    lmoe__engine e = {0};
+    lmoe__program *train = NULL;
+    lmoe_status status = make(ctx, s, &e, &train);
+    if (status == LMOE_OK) print_plan(s, &e, train->plan, explain);
+    if (e.arena) lmoe__engine_free(&e);
+    return status;
+}
+
+static lmoe_status plan(lmoe_ctx *ctx, const lmoe__setup *s, bool explain)
+{
+    for (int i = 0; i < s->n_axes; i++) {
+        if (s->axis_strategy[i]->stages && s->axis_size[i] > 1)
+            return lmoe__plan_pipeline(ctx, s, i, explain);
+    }
+    return plan_whole(ctx, s, explain);
 }
 
 int lmoe__cli_plan(lmoe_ctx *ctx, int argc, char **argv)
 {
     lmoe__arguments a = {0};
     lmoe__setup s = {0};
-    lmoe__engine e = {0};
-    lmoe__program *train = NULL;
     bool explain = false;
     for (int i = 1; i < argc;) {
         if (strcmp(argv[i], "--help") == 0) {
@@ -134,11 +164,8 @@ int lmoe__cli_plan(lmoe_ctx *ctx, int argc, char **argv)
     s.conf = lmoe__arguments_read(ctx, &a);
     int code = 0;
     if (!s.conf || lmoe__setup_read(ctx, &s, a.plugin_path, 0) != LMOE_OK ||
-        make(ctx, &s, &e, &train) != LMOE_OK)
+        plan(ctx, &s, explain) != LMOE_OK)
         code = lmoe__cli_report(ctx);
-    else
-        print_plan(&s, &e, train, explain);
-    if (e.arena) lmoe__engine_free(&e);
     lmoe__setup_free(&s);
     return code;
 }

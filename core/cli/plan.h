@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * core/cli/plan.h: what the files of lmoe plan share.
+ */
+#ifndef LMOE_CLI_PLAN_H
+#define LMOE_CLI_PLAN_H
+
+#include "core/cli/cli.h"
+#include "core/train/setup.h"
+
+extern const char *const lmoe__plan_kinds[LMOE__MEM_KINDS];
+
+/* Parameters, and FLOPs: of one rank, for a micro-batch. */
+void lmoe__plan_print_model(const lmoe__setup *s, const lmoe__engine *e, double flops);
+/* Every exchange of these plans between ranks, with the line that caused it. */
+void lmoe__plan_print_exchanges(const lmoe__setup *s, const lmoe__plan *const *plans, int n);
+/* All of it for a run whose mesh axis `axis` is a pipeline. */
+lmoe_status lmoe__plan_pipeline(lmoe_ctx *ctx, const lmoe__setup *s, int axis, bool explain);
+
+#endif
