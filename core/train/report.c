@@ -230,6 +230,13 @@ static void put_number(lmoe__text *t, const char *key, double x)
     if (isfinite(x)) lmoe__text_add(t, ",\"%s\":%.9g", key, x);
 }
 
+/* With all digits that it has. */
+static void put_exact(const lmoe__rank *r, lmoe__text *t, const char *key, double x)
+{
+    int digits = r->engine.dtype == LMOE_F64 ? 17 : 9;
+    if (isfinite(x)) lmoe__text_add(t, ",\"%s\":%.*g", key, digits, x);
+}
+
 /* Losses that routers add, summed over layers by name: "aux:aux_loss/3" -> "moe/aux_loss". */
 static void put_aux(lmoe__rank *r, lmoe__text *t)
 {
@@ -267,8 +274,8 @@ void lmoe__report_note(lmoe__rank *r, const lmoe__step_result *s)
     look_at_experts(r, &v);
     t->length = 0;
     lmoe__text_add(t, "{\"step\":%lld", (long long)s->step);
-    put_number(t, "train_loss", s->loss);
-    put_number(t, "grad_norm", s->grad_norm);
+    put_exact(r, t, "train_loss", s->loss);
+    put_exact(r, t, "grad_norm", s->grad_norm);
     put_number(t, "lr", s->lr);
     put_number(t, "tokens_per_s", s->tokens / s->seconds);
     if (!v.layers) return;
