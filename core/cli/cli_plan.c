@@ -61,29 +61,34 @@ static double print_exchanges_of(const lmoe__setup *s, const lmoe__plan *p)
     return total;
 }
 
-void lmoe__plan_print_exchanges(const lmoe__setup *s, const lmoe__plan *const *plans, int n)
+void lmoe__plan_print_exchanges(const lmoe__setup *s, const char *what,
+                                const lmoe__plan *const *plans, int n)
 {
     char bytes[32];
     double total = 0;
-    printf("exchanges of a micro-batch, bytes that each rank receives\n");
+    printf("exchanges of %s, bytes that each rank receives\n", what);
     for (int i = 0; i < n; i++) total += print_exchanges_of(s, plans[i]);
     printf("  in all %s\n", lmoe__bytes_text(bytes, sizeof bytes, total));
 }
 
-static lmoe_status make(lmoe_ctx *ctx, const lmoe__setup *s, lmoe__engine *e, lmoe__program **train)
+typedef struct programs {
+    lmoe__program *first, *next, *update;
+} programs;
+
+static lmoe_status make(lmoe_ctx *ctx, const lmoe__setup *s, lmoe__engine *e, programs *p)
 {
     lmoe__mesh mesh;
-    lmoe__program *other;
+    lmoe__program *eval;
     lmoe__model_shape shape = lmoe__setup_shape(s);
     const lmoe__optimiser o = lmoe__setup_optimiser(s);
     lmoe__setup_place(s, 0, &mesh);
     LMOE_TRY(lmoe__engine_init(e, ctx, &s->model, &mesh, s->device, NULL, lmoe__setup_dtype(s)));
-    LMOE_TRY(lmoe__engine_program(e, LMOE__TRAIN_FIRST, &shape, train));
+    LMOE_TRY(lmoe__engine_program(e, LMOE__TRAIN_FIRST, &shape, &p->first));
     if (s->train.accumulate > 1)
-        LMOE_TRY(lmoe__engine_program(e, LMOE__TRAIN_NEXT, &shape, &other));
+        LMOE_TRY(lmoe__engine_program(e, LMOE__TRAIN_NEXT, &shape, &p->next));
     if (s->data.valid && s->data.valid[0])
-        LMOE_TRY(lmoe__engine_program(e, LMOE__EVAL, &shape, &other));
-    LMOE_TRY(lmoe__engine_update_program(e, &o, &other));
+        LMOE_TRY(lmoe__engine_program(e, LMOE__EVAL, &shape, &eval));
+    LMOE_TRY(lmoe__engine_update_program(e, &o, &p->update));
     return lmoe__engine_bind(e);
 }
 
@@ -100,11 +105,15 @@ void lmoe__plan_print_model(const lmoe__setup *s, const lmoe__engine *e, double 
            lmoe__count_text(a, sizeof a, flops * s->world / tokens));
 }
 
-static void print_plan(const lmoe__setup *s, const lmoe__engine *e, const lmoe__plan *train,
-                       bool explain)
+static void print_plan(const lmoe__setup *s, const lmoe__engine *e, const programs *x, bool explain)
 {
     char a[32];
     double all = 0;
+    const lmoe__plan *train = x->first->plan, *update = x->update->plan;
+    const lmoe__planned_time parts[] = {
+        {train, 1},
+        {x->next ? x->next->plan : train, (double)s->train.accumulate - 1},
+        {update, 1}};
     lmoe__plan_print_model(s, e, train->flops);
     printf("memory%s\n", s->world > 1 ? " of rank 0" : "");
     for (int i = 0; i < LMOE__MEM_KINDS; i++) {
@@ -115,15 +124,19 @@ static void print_plan(const lmoe__setup *s, const lmoe__engine *e, const lmoe__
     }
     printf("  %-12s %10s\n", "in all", lmoe__bytes_text(a, sizeof a, all));
     print_largest(train);
-    if (explain || s->world > 1) lmoe__plan_print_exchanges(s, &train, 1);
+    lmoe__plan_print_time(s, parts, 3, 0);
+    if (explain || s->world > 1) {
+        lmoe__plan_print_exchanges(s, "a micro-batch", &train, 1);
+        lmoe__plan_print_exchanges(s, "the update", &update, 1);
+    }
 }
 
 static lmoe_status plan_whole(lmoe_ctx *ctx, const lmoe__setup *s, bool explain)
 {
     lmoe__engine e = {0};
-    lmoe__program *train = NULL;
-    lmoe_status status = make(ctx, s, &e, &train);
-    if (status == LMOE_OK) print_plan(s, &e, train->plan, explain);
+    programs p = {0};
+    lmoe_status status = make(ctx, s, &e, &p);
+    if (status == LMOE_OK) print_plan(s, &e, &p, explain);
     if (e.arena) lmoe__engine_free(&e);
     return status;
 }

@@ -98,6 +98,18 @@ static void print_transfers(const lmoe__pipeline *p, bool explain)
     }
 }
 
+static void print_time(const lmoe__setup *s, const lmoe__pipeline *p)
+{
+    int n = p->chunks * 2;
+    lmoe__planned_time *parts = calloc((size_t)n, sizeof *parts);
+    for (int i = 0; i < n; i++) {
+        parts[i].plan = p->chunk[i / 2].pass[i % 2].programs[0]->plan;
+        parts[i].times = p->micro_batches;
+    }
+    lmoe__plan_print_time(s, parts, n, p->bubble);
+    free(parts);
+}
+
 /* What the chunks of the first rank exchange over the other axes. */
 static void print_others(const lmoe__setup *s, const lmoe__pipeline *p)
 {
@@ -107,7 +119,7 @@ static void print_others(const lmoe__setup *s, const lmoe__pipeline *p)
         plans[i] = p->chunk[i / 2].pass[i % 2].programs[0]->plan;
         any |= plans[i]->has_exchange;
     }
-    if (any) lmoe__plan_print_exchanges(s, plans, p->chunks * 2);
+    if (any) lmoe__plan_print_exchanges(s, "a micro-batch", plans, p->chunks * 2);
     free(plans);
 }
 
@@ -121,6 +133,7 @@ lmoe_status lmoe__plan_pipeline(lmoe_ctx *ctx, const lmoe__setup *s, int axis, b
         lmoe__plan_print_model(s, &p->engine, p->train->flops / ranks);
         print_stages(p->train);
         print_memory(p, ranks);
+        print_time(s, p->train);
         print_transfers(p->train, explain);
         print_others(s, p->train);
     }

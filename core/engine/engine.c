@@ -262,7 +262,8 @@ lmoe_status lmoe__engine_update_program(lmoe__engine *e, const lmoe__optimiser *
         if (e->weights[i].flags & LMOE_PARAM_STATE) continue;
         grad[i] = enter_gradient(e, &t, i);
         if (lmoe__engine_owner(e, i) != lmoe__engine_stage_rank(e)) continue;
-        lmoe_tensor s = lmoe_apply_at(&t, NULL, 0, "sum_squares/1", &grad[i], 1, NULL, 0, NULL, 0);
+        lmoe_tensor s =
+            lmoe_apply_at(&t, "gradient norm", 0, "sum_squares/1", &grad[i], 1, NULL, 0, NULL, 0);
         squares = squares.id ? lmoe_add(&t, squares, s) : s;
     }
     if (e->pipe_axis >= 0) squares = sum_over_stages(e, &t, squares);
@@ -284,7 +285,7 @@ lmoe_status lmoe__engine_update_program(lmoe__engine *e, const lmoe__optimiser *
                              lmoe_absent()};
         if (rounded) in[7] = enter_like(&t, "master:", w, LMOE_VALUE_STATE, state);
         /* where other ranks of the pipeline have it, its states are known but take no memory */
-        if (grad[i].id) lmoe_apply_at(&t, NULL, 0, "adamw/1", in, 8, &a, sizeof a, NULL, 0);
+        if (grad[i].id) lmoe_apply_at(&t, w->name, 0, "adamw/1", in, 8, &a, sizeof a, NULL, 0);
     }
     lmoe_status status = lmoe__trace_status(&t);
     if (status == LMOE_OK) status = finish(e, &t, out);

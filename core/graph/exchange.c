@@ -98,6 +98,16 @@ lmoe_status lmoe__exchange_start(lmoe__plan *p, lmoe__step *s)
     return status == LMOE_OK ? status : failed(p, c, status);
 }
 
+/* Bytes that an exchange brought: rows by their number. */
+static int64_t moved(const lmoe__step *s)
+{
+    const lmoe_collective_attrs *a = s->node->attrs;
+    int64_t rows = 0;
+    if (s->exchange != LMOE_ALL_TO_ALL_V) return lmoe__exchange_bytes(s);
+    for (int i = 0; i < a->ranks; i++) rows += i != a->rank ? s->counts[a->ranks + i] : 0;
+    return rows * (int64_t)lmoe_dtype_bytes(s->args.in[0].dtype);
+}
+
 lmoe_status lmoe__exchange_wait(lmoe__plan *p, lmoe__step *s)
 {
     const lmoe_collective_attrs *a = s->node->attrs;
@@ -107,6 +117,6 @@ lmoe_status lmoe__exchange_wait(lmoe__plan *p, lmoe__step *s)
     lmoe_status status = c->comm->wait(c->handle, s->request);
     s->request = NULL;
     s->exposed += lmoe__now() - start;
-    s->exchanges++;
+    s->received += moved(s);
     return status == LMOE_OK ? status : failed(p, c, status);
 }

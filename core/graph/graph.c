@@ -99,7 +99,8 @@ const char *lmoe__node_where(const lmoe__node *n, char *buf, size_t size)
 {
     const char *slash = n->file ? strrchr(n->file, '/') : NULL;
     const char *file = slash ? slash + 1 : n->file ? n->file : "?";
-    int used = snprintf(buf, size, "%s:%d", file, n->line);
+    int used = n->line > 0 ? snprintf(buf, size, "%s:%d", file, n->line)
+                           : snprintf(buf, size, "%s", file); /* no line of a layer's: a name */
     if (n->layer >= 0 && used > 0 && (size_t)used < size)
         snprintf(buf + used, size - (size_t)used, ", layer %d", n->layer);
     return buf;

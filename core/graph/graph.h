@@ -272,9 +272,9 @@ typedef struct lmoe__step {
     int64_t *counts; /* of rows to and from each rank */
     int *waits;      /* exchanges that are waited for before this step */
     int n_waits;
-    double exposed; /* seconds waited */
-    int64_t exchanges;
-    double seconds; /* measured when profiling */
+    double exposed;   /* seconds waited, and */
+    int64_t received; /* bytes received since both were last read */
+    double seconds;   /* measured when profiling */
     int64_t launches;
 } lmoe__step;
 

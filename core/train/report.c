@@ -266,6 +266,33 @@ static void put_aux(lmoe__rank *r, lmoe__text *t)
     }
 }
 
+/* What rank 0 received in each kind of exchange since the last report, and how long it waited. */
+static void put_exchanges(lmoe__rank *r, lmoe__text *t)
+{
+    for (int k = LMOE_ALL_REDUCE; k <= LMOE_RECV; k++) {
+        double bytes = 0, seconds = 0;
+        const char *name = NULL;
+        char key[64];
+        for (int i = 0; i < r->engine.n_programs; i++) {
+            lmoe__plan *p = r->engine.programs[i]->plan;
+            for (int n = 0; p->has_exchange && n < p->n_steps; n++) {
+                lmoe__step *s = &p->steps[n];
+                if (s->exchange != k) continue;
+                name = s->node->op->base.name;
+                bytes += (double)s->received;
+                seconds += s->exposed;
+                s->received = 0;
+                s->exposed = 0;
+            }
+        }
+        if (!name || k == LMOE_SEND) continue;
+        snprintf(key, sizeof key, "comm/%.*s/bytes", (int)strcspn(name, "/"), name);
+        put_number(t, key, bytes);
+        snprintf(key, sizeof key, "comm/%.*s/exposed_s", (int)strcspn(name, "/"), name);
+        put_number(t, key, seconds);
+    }
+}
+
 void lmoe__report_note(lmoe__rank *r, const lmoe__step_result *s)
 {
     lmoe__text *t = &r->report.line;
@@ -278,6 +305,7 @@ void lmoe__report_note(lmoe__rank *r, const lmoe__step_result *s)
     put_exact(r, t, "grad_norm", s->grad_norm);
     put_number(t, "lr", s->lr);
     put_number(t, "tokens_per_s", s->tokens / s->seconds);
+    put_exchanges(r, t);
     if (!v.layers) return;
     put_number(t, "moe/max_violation", v.violation);
     put_number(t, "moe/least_load", v.least);

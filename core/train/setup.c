@@ -115,6 +115,15 @@ static const lmoe_option parallel_table[] = {
      "Strategy of the axis fsdp."},
     LMOE_OPTION_END};
 
+static const lmoe_option plan_table[] = {
+    {"flops", O(FLOAT, lmoe__plan_options, flops), "0", 0, 1e30, NULL, "FLOP/s",
+     "What a rank computes; 0: lmoe plan predicts no time."},
+    {"latency", O(FLOAT, lmoe__plan_options, latency), "5e-6", 0, 1e6, NULL, "seconds",
+     "To begin an exchange."},
+    {"bandwidth", O(FLOAT, lmoe__plan_options, bandwidth), "50e9", 0, 1e30, NULL, "bytes/s",
+     "What a rank receives; 0: without limit."},
+    LMOE_OPTION_END};
+
 typedef struct comm_section {
     double timeout;
 } comm_section;
@@ -127,10 +136,9 @@ static const lmoe_option comm_table[] = {
 const lmoe__section_table *lmoe__setup_tables(void)
 {
     static const lmoe__section_table tables[] = {
-        {"run", run_table},       {"data", data_table},
-        {"train", train_table},   {"alarm", alarm_table},
-        {"device", device_table}, {"parallel", parallel_table},
-        {"comm", comm_table},     {NULL, NULL}};
+        {"run", run_table},     {"data", data_table},     {"train", train_table},
+        {"alarm", alarm_table}, {"device", device_table}, {"parallel", parallel_table},
+        {"plan", plan_table},   {"comm", comm_table},     {NULL, NULL}};
     return tables;
 }
 
@@ -238,6 +246,7 @@ lmoe_status lmoe__setup_read(lmoe_ctx *ctx, lmoe__setup *s, const char *plugin_p
     LMOE_TRY(lmoe__model_load(ctx, s->conf, s->registry, mixers, &s->model));
     LMOE_TRY(lmoe__options_fill(ctx, s->conf, "train", train_table, &s->train, s->arena));
     LMOE_TRY(lmoe__options_fill(ctx, s->conf, "alarm", alarm_table, &s->alarm, s->arena));
+    LMOE_TRY(lmoe__options_fill(ctx, s->conf, "plan", plan_table, &s->plan, s->arena));
     if ((needs & LMOE__SETUP_DATA) || lmoe__conf_has(s->conf, "data")) {
         LMOE_TRY(lmoe__options_fill(ctx, s->conf, "data", data_table, &s->data, s->arena));
         if ((needs & LMOE__SETUP_DATA) && !s->data.train[0])

@@ -33,6 +33,11 @@ typedef struct lmoe__alarm_options {
     double load_max, load_dead;
 } lmoe__alarm_options;
 
+/* Machines as lmoe plan takes them: FLOP/s of a rank, seconds to begin an exchange, bytes/s. */
+typedef struct lmoe__plan_options {
+    double flops, latency, bandwidth;
+} lmoe__plan_options;
+
 typedef struct lmoe__setup {
     lmoe__arena *arena;
     lmoe__conf *conf;
@@ -49,6 +54,7 @@ typedef struct lmoe__setup {
     int axis_size[LMOE__MAX_MESH];
     const lmoe_strategy *axis_strategy[LMOE__MAX_MESH];
     void *axis_options[LMOE__MAX_MESH]; /* the strategies', from sections such as [tp] */
+    lmoe__plan_options plan;
     int n_axes, world;
     const lmoe_comm *comm;
     void *comm_options;
