@@ -327,6 +327,18 @@ static inline lmoe_tensor lmoe_short_conv_at(lmoe_trace *t, const char *file, in
 #define lmoe_short_conv(t, x, weight, silu) \
     lmoe_short_conv_at((t), LMOE_HERE, (x), (weight), (silu))
 
+/* With a `skip` of the caller's own, (batch seq) u8. */
+static inline lmoe_tensor lmoe_short_conv_skip_at(lmoe_trace *t, const char *file, int line,
+                                                  lmoe_tensor x, lmoe_tensor weight,
+                                                  lmoe_tensor skip, int silu)
+{
+    lmoe_conv_attrs o = {silu};
+    lmoe_tensor in[4] = {x, weight, lmoe_absent(), skip};
+    return lmoe_apply_at(t, file, line, "short_conv/1", in, 4, &o, sizeof o, NULL, 0);
+}
+#define lmoe_short_conv_skip(t, x, weight, skip, silu) \
+    lmoe_short_conv_skip_at((t), LMOE_HERE, (x), (weight), (skip), (silu))
+
 /* ---- scan_diag/1: linear recurrence with diagonal decay
  *   M_s = diag(exp(decay_s)) M_{s-1} diag(exp(decay_v_s)) + k_s v_s^T        y_s = scale * M_s^T q_s
  * q, k: (batch seq heads head_k), v: (batch seq heads head_v) -> y (batch seq heads head_v)
@@ -397,6 +409,19 @@ static inline lmoe_tensor lmoe_scan_delta_at(lmoe_trace *t, const char *file, in
 }
 #define lmoe_scan_delta(t, q, k, v, a, b, decay, scale) \
     lmoe_scan_delta_at((t), LMOE_HERE, (q), (k), (v), (a), (b), (decay), (scale))
+
+/* With a `skip` of the caller's own, (batch seq) u8; b is k. */
+static inline lmoe_tensor lmoe_scan_delta_skip_at(lmoe_trace *t, const char *file, int line,
+                                                  lmoe_tensor q, lmoe_tensor k, lmoe_tensor v,
+                                                  lmoe_tensor a, lmoe_tensor decay,
+                                                  lmoe_tensor skip, double scale)
+{
+    lmoe_scan_delta_attrs o = {scale};
+    lmoe_tensor in[8] = {q, k, v, a, lmoe_absent(), decay, lmoe_absent(), skip};
+    return lmoe_apply_at(t, file, line, "scan_delta/1", in, 8, &o, sizeof o, NULL, 0);
+}
+#define lmoe_scan_delta_skip(t, q, k, v, a, decay, skip, scale) \
+    lmoe_scan_delta_skip_at((t), LMOE_HERE, (q), (k), (v), (a), (decay), (skip), (scale))
 
 /* ---- attention/1: causal softmax attention
  * q: (batch seq heads head_k), k: (batch seq kv_heads head_k), v: (batch seq kv_heads head_v)
@@ -526,6 +551,43 @@ static inline lmoe_tensor lmoe_moe_capacity_at(lmoe_trace *t, const char *file, 
 }
 #define lmoe_moe_capacity(t, index, score, experts, capacity) \
     lmoe_moe_capacity_at((t), LMOE_HERE, (index), (score), (experts), (capacity))
+
+/* ---- which tokens take part in one of several states; no gradients
+ * unchosen/1  index (batch seq choice) i32, skip: ambient -> (batch seq) u8: 1 for tokens that did
+ *             not choose `which`, and for skipped ones: a `skip` for the state of that choice
+ * fenwick/1   positions and documents: ambient -> write (batch seq), reset (batch seq) u8
+ *             of one level of a Fenwick tree, 1 ...: blocks of 2^(level - 1) tokens from the
+ *             document's start come in pairs. Tokens of the first are written (1, else 0), tokens of
+ *             the second read the whole first; a pair begins with a reset. Together with the token
+ *             itself the levels cover each earlier token once. */
+typedef struct lmoe_unchosen_attrs {
+    int64_t which;
+} lmoe_unchosen_attrs;
+
+typedef struct lmoe_fenwick_attrs {
+    int64_t level;
+    int32_t dtype;
+} lmoe_fenwick_attrs;
+
+static inline lmoe_tensor lmoe_unchosen_at(lmoe_trace *t, const char *file, int line,
+                                           lmoe_tensor index, int64_t which)
+{
+    lmoe_unchosen_attrs o = {which};
+    return lmoe_apply_at(t, file, line, "unchosen/1", &index, 1, &o, sizeof o, NULL, 0);
+}
+#define lmoe_unchosen(t, index, which) lmoe_unchosen_at((t), LMOE_HERE, (index), (which))
+
+static inline lmoe_tensor lmoe_fenwick_at(lmoe_trace *t, const char *file, int line, int64_t level,
+                                          lmoe_dtype dtype, lmoe_tensor *reset)
+{
+    lmoe_fenwick_attrs o = {level, (int32_t)dtype};
+    lmoe_tensor out[2] = {{0}, {0}};
+    lmoe_apply_at(t, file, line, "fenwick/1", NULL, 0, &o, sizeof o, out, 2);
+    *reset = out[1];
+    return out[0];
+}
+#define lmoe_fenwick(t, level, dtype, reset) \
+    lmoe_fenwick_at((t), LMOE_HERE, (level), (dtype), (reset))
 
 /* ---- the mixture-of-experts engine; used by the core's feed-forward
  * moe_sort/1     index (batch seq choice), below 0: no expert; attrs experts, capacity
