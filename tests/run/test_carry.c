@@ -25,6 +25,9 @@ static const char *const layers[] = {
     "class = lsm/mamba2\nhead_dim = 8\nstate = 6\ngroups = 2",
     "class = lsm/mla\nheads = 2\nq_rank = 5\nkv_rank = 6\nnope_dim = 4\nrope_dim = 4\nv_dim = 3",
     "class = lsm/mla\nheads = 2\nkv_rank = 6\nnope_dim = 4\nrope_dim = 4\nv_dim = 3\nabsorb = yes",
+    "class = lsm/mom\nheads = 2\nhead_dim = 4\nmemories = 3",
+    "class = lsm/mom\nheads = 2\nhead_dim = 4\nmemory = gla\nlow_rank = 3\nshared = no",
+    "class = lsm/log_linear\nhead_dim = 8\nstate = 4\nlevels = 6",
     "class = lsm/deltanet\nheads = 2",
     "class = lsm/deltanet\nheads = 2\nqk_activation = elu\nqk_norm = sum\nshort_conv = no\n"
     "use_gate = yes\nallow_neg_eigval = yes",

@@ -138,5 +138,5 @@ def cases():
     yield log_linear((2, 64, 16), 8, 6, 7)
     yield log_linear((1, 97, 16), 16, 5, 8)
     yield mom((2, 64, 12), 2, 5, 3, 2)
-    yield mom((1, 97, 12), 2, 4, 4, 1, shared=False)
+    yield mom((1, 97, 12), 2, 4, 4, 3, shared=False)
     yield mom((1, 70, 12), 2, 4, 3, 2, gla=True)
