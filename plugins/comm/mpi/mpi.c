@@ -24,11 +24,11 @@ static lmoe_status start(void *p, const lmoe_exchange *e, void **out)
     const char *problem = lmoe_exchange_problem(e, c->rank, c->ranks);
     *out = NULL;
     if (problem)
-        mpi_fail(c->world, "rank %d called %s, which is not possible: %s", (int)c->world->rank,
-                 lmoe_exchange_text(text, sizeof text, e, c->collectives + 1), problem);
-    LMOE_TRY(mpi_status(c));
-    request *r = mpi_start(c, e);
-    if (!r) return mpi_status(c);
+        ranks_fail(c->world, "rank %d called %s, which is not possible: %s", (int)c->world->rank,
+                   lmoe_exchange_text(text, sizeof text, e, c->collectives + 1), problem);
+    LMOE_TRY(ranks_status(c));
+    request *r = ranks_start(c, e);
+    if (!r) return ranks_status(c);
     *out = e->kind == LMOE_SEND ? &c->sent : r;
     return LMOE_OK;
 }
@@ -38,8 +38,8 @@ static lmoe_status wait_for(void *p, void *request_)
     comm *c = p;
     request *r = request_;
     if (r == &c->sent) return LMOE_OK;
-    LMOE_TRY(mpi_wait(c, r)); /* what has failed stays where MPI may still write to it */
-    mpi_request_free(c->world, r);
+    LMOE_TRY(ranks_wait(c, r)); /* what has failed stays where MPI may still write to it */
+    ranks_request_free(c->world, r);
     return LMOE_OK;
 }
 
@@ -49,10 +49,10 @@ static lmoe_status test(void *p, void *request_, int32_t *done)
     request *r = request_;
     *done = 1;
     if (r == &c->sent) return LMOE_OK;
-    mpi_progress(c->world);
-    if (mpi_done(r)) return LMOE_OK;
+    ranks_progress(c->world);
+    if (ranks_done(r)) return LMOE_OK;
     *done = c->world->failed;
-    return mpi_status(c);
+    return ranks_status(c);
 }
 
 /* ---- a rank comes and goes ---- */
@@ -61,7 +61,7 @@ static void destroy(world *w)
 {
     for (request *r = w->unused, *next; r; r = next) {
         next = r->next;
-        mpi_request_delete(r);
+        ranks_request_delete(r);
     }
     free(w->word_sent);
     free(w->from);
@@ -97,10 +97,10 @@ static lmoe_status join(comm *c, const lmoe_comm_env *env)
         snprintf(c->message, sizeof c->message, "out of memory");
         return LMOE_E_MEMORY;
     }
-    if (mpi_failed(w, "MPI_Comm_dup", MPI_Comm_dup(MPI_COMM_WORLD, &w->words)) ||
-        mpi_failed(w, "MPI_Comm_dup", MPI_Comm_dup(MPI_COMM_WORLD, &c->first)) ||
-        mpi_failed(w, "MPI_Comm_dup", MPI_Comm_dup(MPI_COMM_WORLD, &c->second)))
-        return mpi_status(c);
+    if (ranks_failed(w, "MPI_Comm_dup", MPI_Comm_dup(MPI_COMM_WORLD, &w->words)) ||
+        ranks_failed(w, "MPI_Comm_dup", MPI_Comm_dup(MPI_COMM_WORLD, &c->first)) ||
+        ranks_failed(w, "MPI_Comm_dup", MPI_Comm_dup(MPI_COMM_WORLD, &c->second)))
+        return ranks_status(c);
     return LMOE_OK;
 }
 
@@ -137,19 +137,19 @@ static lmoe_status split(void *p, int32_t color, int32_t key, void **out)
     const lmoe_exchange e = {.size = sizeof e, .kind = SPLIT};
     void *all_here = NULL;
     *out = NULL;
-    LMOE_TRY(mpi_status(c));
+    LMOE_TRY(ranks_status(c));
     /* MPI_Comm_split waits without a limit, so all must have come before. */
-    all_here = mpi_start(c, &e);
-    if (!all_here) return mpi_status(c);
+    all_here = ranks_start(c, &e);
+    if (!all_here) return ranks_status(c);
     LMOE_TRY(wait_for(c, all_here));
     comm *sub = new_comm(w);
-    if (!sub) mpi_fail(w, "split: out of memory");
+    if (!sub) ranks_fail(w, "split: out of memory");
     if (!sub ||
-        mpi_failed(w, "MPI_Comm_split", MPI_Comm_split(c->first, color, key, &sub->first)) ||
-        mpi_failed(w, "MPI_Comm_dup", MPI_Comm_dup(sub->first, &sub->second))) {
+        ranks_failed(w, "MPI_Comm_split", MPI_Comm_split(c->first, color, key, &sub->first)) ||
+        ranks_failed(w, "MPI_Comm_dup", MPI_Comm_dup(sub->first, &sub->second))) {
         if (sub) w->comms--;
         free(sub);
-        return mpi_status(c);
+        return ranks_status(c);
     }
     int rank, ranks;
     MPI_Comm_rank(sub->first, &rank);
@@ -166,8 +166,8 @@ static void close_rank(void *p)
     comm *c = p;
     world *w = c->world;
     for (request *r = w->active; r && !w->failed; r = r->next)
-        if (r->comm == c) mpi_fail(w, "rank %d closes a communicator that it uses", (int)w->rank);
-    if (!w->failed) mpi_wait(c, NULL);
+        if (r->comm == c) ranks_fail(w, "rank %d closes a communicator that it uses", (int)w->rank);
+    if (!w->failed) ranks_wait(c, NULL);
     if (!w->failed) {
         MPI_Comm_free(&c->first);
         MPI_Comm_free(&c->second);
@@ -184,7 +184,7 @@ static void abort_all(void *p)
 {
     world *w = ((comm *)p)->world;
     __atomic_store_n(&w->aborted, 1, __ATOMIC_RELEASE);
-    if (pthread_equal(w->thread, pthread_self())) mpi_abort(w);
+    if (pthread_equal(w->thread, pthread_self())) ranks_abort(w);
 }
 
 static int32_t rank_of(void *p)

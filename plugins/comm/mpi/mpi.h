@@ -79,12 +79,12 @@ typedef struct comm {
 /* ---- request.c ---- */
 
 /* NULL: the world has failed. kind SPLIT: complete when all ranks have started it. */
-request *mpi_start(comm *c, const lmoe_exchange *e);
-void mpi_progress(world *w);
-void mpi_request_free(world *w, request *r);
-void mpi_request_delete(request *r);
+request *ranks_start(comm *c, const lmoe_exchange *e);
+void ranks_progress(world *w);
+void ranks_request_free(world *w, request *r);
+void ranks_request_delete(request *r);
 
-static inline bool mpi_done(const request *r)
+static inline bool ranks_done(const request *r)
 {
     return r->phase == DONE && !r->unsure;
 }
@@ -92,14 +92,14 @@ static inline bool mpi_done(const request *r)
 /* ---- wait.c ---- */
 
 /* The first failure is kept. */
-void __attribute__((format(printf, 2, 3))) mpi_fail(world *w, const char *format, ...);
+void __attribute__((format(printf, 2, 3))) ranks_fail(world *w, const char *format, ...);
 /* True if an MPI call has failed; the world then has. */
-bool mpi_failed(world *w, const char *call, int code);
+bool ranks_failed(world *w, const char *call, int code);
 /* LMOE_OK, or the world's failure, in the communicator's message. */
-lmoe_status mpi_status(comm *c);
+lmoe_status ranks_status(comm *c);
 /* Until r is done; r == NULL: until all sends of c are. */
-lmoe_status mpi_wait(comm *c, const request *r);
+lmoe_status ranks_wait(comm *c, const request *r);
 /* Tells all ranks that this one has failed, and ends their processes and this one. */
-void mpi_abort(world *w);
+void ranks_abort(world *w);
 
 #endif

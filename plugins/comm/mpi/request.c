@@ -13,7 +13,7 @@
 
 /* ---- requests ---- */
 
-void mpi_request_delete(request *r)
+void ranks_request_delete(request *r)
 {
     free(r->theirs);
     free(r->counts);
@@ -52,7 +52,7 @@ static bool make_room(request *r, int32_t ranks, size_t bytes)
     return r->room >= bytes && r->ranks >= ranks;
 }
 
-void mpi_request_free(world *w, request *r)
+void ranks_request_free(world *w, request *r)
 {
     request **at = r->e.kind == LMOE_SEND ? &w->sends : &w->active;
     while (*at != r) at = &(*at)->next;
@@ -140,7 +140,7 @@ static void start_second(request *r)
     int *count = r->counts, *at = count + c->ranks;
     int code = MPI_Iallgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, r->e.recv, count, at,
                                type_of(r->e.dtype), c->second, &r->mpi);
-    if (!mpi_failed(c->world, "MPI_Iallgatherv", code)) r->phase = SECOND;
+    if (!ranks_failed(c->world, "MPI_Iallgatherv", code)) r->phase = SECOND;
 }
 
 /* ---- starting ---- */
@@ -214,10 +214,10 @@ static void start_sign(request *r)
     }
     int code = MPI_Iallgather(&r->mine, sizeof r->mine, MPI_BYTE, r->theirs, sizeof r->mine,
                               MPI_BYTE, c->first, &r->sign);
-    r->unsure = !mpi_failed(c->world, "MPI_Iallgather", code);
+    r->unsure = !ranks_failed(c->world, "MPI_Iallgather", code);
 }
 
-request *mpi_start(comm *c, const lmoe_exchange *e)
+request *ranks_start(comm *c, const lmoe_exchange *e)
 {
     world *w = c->world;
     bool collective = lmoe_exchange_is_collective(e);
@@ -225,20 +225,20 @@ request *mpi_start(comm *c, const lmoe_exchange *e)
     int64_t most = e->kind == SPLIT ? 0 : lmoe_exchange_sends(e, c->rank, c->ranks);
     int64_t other = e->kind == SPLIT ? 0 : lmoe_exchange_receives(e, c->ranks);
     char text[160];
-    mpi_progress(w);
+    ranks_progress(w);
     if (w->failed) return NULL;
     if (most < other) most = other;
     if (most > INT_MAX) {
-        mpi_fail(w, "rank %d called %s: MPI counts up to %d elements", (int)w->rank,
-                 lmoe_exchange_text(text, sizeof text, e, number), INT_MAX);
+        ranks_fail(w, "rank %d called %s: MPI counts up to %d elements", (int)w->rank,
+                   lmoe_exchange_text(text, sizeof text, e, number), INT_MAX);
         return NULL;
     }
     size_t bytes = (size_t)scratch_elements(e, c->rank, c->ranks) * lmoe_dtype_bytes(e->dtype);
     request *r = take(w, bytes);
     if (!r || !make_room(r, c->ranks, bytes)) {
-        mpi_fail(w, "rank %d: out of memory in %s", (int)w->rank,
-                 lmoe_exchange_text(text, sizeof text, e, number));
-        if (r) mpi_request_delete(r);
+        ranks_fail(w, "rank %d: out of memory in %s", (int)w->rank,
+                   lmoe_exchange_text(text, sizeof text, e, number));
+        if (r) ranks_request_delete(r);
         return NULL;
     }
     *r = (request){.theirs = r->theirs,
@@ -253,7 +253,7 @@ request *mpi_start(comm *c, const lmoe_exchange *e)
     while (*last) last = &(*last)->next;
     *last = r;
     if (collective && w->check) start_sign(r);
-    mpi_failed(w, lmoe_exchange_name(e), start_mpi(r));
+    ranks_failed(w, lmoe_exchange_name(e), start_mpi(r));
     r->e.send_counts = r->e.recv_counts = NULL; /* the caller's, read by now */
     return r;
 }
@@ -272,11 +272,12 @@ static void check_signatures(request *r)
                                    .reduce = (lmoe_reduce)s->reduce,
                                    .peer = s->peer,
                                    .count = s->count};
-        mpi_fail(c->world,
-                 "rank %d called %s while rank %d of %d called %s; all ranks of a communicator "
-                 "must call the same operations with the same counts and dtypes",
-                 (int)c->world->rank, lmoe_exchange_text(ours, sizeof ours, &r->e, r->number),
-                 (int)i, (int)c->ranks, lmoe_exchange_text(theirs, sizeof theirs, &his, s->number));
+        ranks_fail(c->world,
+                   "rank %d called %s while rank %d of %d called %s; all ranks of a communicator "
+                   "must call the same operations with the same counts and dtypes",
+                   (int)c->world->rank, lmoe_exchange_text(ours, sizeof ours, &r->e, r->number),
+                   (int)i, (int)c->ranks,
+                   lmoe_exchange_text(theirs, sizeof theirs, &his, s->number));
         return;
     }
 }
@@ -289,9 +290,9 @@ static void check_received(request *r, MPI_Status *status)
     if (r->e.kind != LMOE_RECV) return;
     MPI_Get_count(status, type_of(r->e.dtype), &got);
     if (got != (int)r->e.count)
-        mpi_fail(r->comm->world, "rank %d called %s, but the message has %d elements",
-                 (int)r->comm->world->rank, lmoe_exchange_text(text, sizeof text, &r->e, r->number),
-                 got);
+        ranks_fail(r->comm->world, "rank %d called %s, but the message has %d elements",
+                   (int)r->comm->world->rank,
+                   lmoe_exchange_text(text, sizeof text, &r->e, r->number), got);
 }
 
 static void finish_first(request *r)
@@ -324,7 +325,7 @@ static void fail_exchange(request *r, int code)
         if (!flag) nanosleep(&millisecond, NULL);
     }
     if (flag) check_signatures(r);
-    mpi_failed(r->comm->world, lmoe_exchange_text(text, sizeof text, &r->e, r->number), code);
+    ranks_failed(r->comm->world, lmoe_exchange_text(text, sizeof text, &r->e, r->number), code);
 }
 
 static bool finished(request *r)
@@ -344,7 +345,7 @@ static void move_on(world *w, request *r)
 {
     int flag = 0;
     if (r->unsure) {
-        if (mpi_failed(w, "MPI_Test", MPI_Test(&r->sign, &flag, MPI_STATUS_IGNORE))) return;
+        if (ranks_failed(w, "MPI_Test", MPI_Test(&r->sign, &flag, MPI_STATUS_IGNORE))) return;
         if (flag) check_signatures(r);
         if (w->failed) return; /* and the request is never done */
         r->unsure = !flag;
@@ -354,12 +355,12 @@ static void move_on(world *w, request *r)
     if (r->phase == SECOND && finished(r)) r->phase = DONE;
 }
 
-void mpi_progress(world *w)
+void ranks_progress(world *w)
 {
     for (request *r = w->active; r && !w->failed; r = r->next)
-        if (!mpi_done(r)) move_on(w, r);
+        if (!ranks_done(r)) move_on(w, r);
     for (request *r = w->sends, *next; r && !w->failed; r = next) {
         next = r->next;
-        if (finished(r)) mpi_request_free(w, r);
+        if (finished(r)) ranks_request_free(w, r);
     }
 }

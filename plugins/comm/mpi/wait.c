@@ -29,7 +29,7 @@ static void sleep_for(double seconds)
 
 /* ---- failures ---- */
 
-void mpi_fail(world *w, const char *format, ...)
+void ranks_fail(world *w, const char *format, ...)
 {
     va_list args;
     if (w->failed) return;
@@ -39,17 +39,17 @@ void mpi_fail(world *w, const char *format, ...)
     w->failed = true;
 }
 
-bool mpi_failed(world *w, const char *call, int code)
+bool ranks_failed(world *w, const char *call, int code)
 {
     char text[MPI_MAX_ERROR_STRING];
     int n = 0;
     if (code == MPI_SUCCESS) return false;
     if (MPI_Error_string(code, text, &n) != MPI_SUCCESS) n = 0;
-    mpi_fail(w, "rank %d: %s: MPI reports %.*s", (int)w->rank, call, n, text);
+    ranks_fail(w, "rank %d: %s: MPI reports %.*s", (int)w->rank, call, n, text);
     return true;
 }
 
-lmoe_status mpi_status(comm *c)
+lmoe_status ranks_status(comm *c)
 {
     if (!c->world->failed) return LMOE_OK;
     memcpy(c->message, c->world->why, sizeof c->message);
@@ -135,10 +135,10 @@ static void fail_waiting(comm *c, const request *r, double waited, int32_t telle
     if (!aborted) collect(w, heard, text, sizeof text);
     free(heard);
     if (teller < 0)
-        mpi_fail(w, "rank %d has waited for %.1f seconds in %s, which is the time-out%s",
-                 (int)w->rank, waited, place, text);
+        ranks_fail(w, "rank %d has waited for %.1f seconds in %s, which is the time-out%s",
+                   (int)w->rank, waited, place, text);
     else
-        mpi_fail(w, "rank %d waits for %.1f seconds in %s%s", (int)w->rank, waited, place, text);
+        ranks_fail(w, "rank %d waits for %.1f seconds in %s%s", (int)w->rank, waited, place, text);
 }
 
 /* ---- waiting ---- */
@@ -154,7 +154,8 @@ static void watch(comm *c, const request *r, double start, bool *warned)
     if (teller >= 0) {
         fail_waiting(c, r, waited, teller, word);
     } else if (__atomic_load_n(&w->aborted, __ATOMIC_ACQUIRE)) {
-        mpi_fail(w, "rank %d was aborted in %s", (int)w->rank, place_of(place, sizeof place, c, r));
+        ranks_fail(w, "rank %d was aborted in %s", (int)w->rank,
+                   place_of(place, sizeof place, c, r));
     } else if (w->timeout > 0 && waited > w->timeout) {
         fail_waiting(c, r, waited, -1, "");
     } else if (!*warned && waited > 0.3 && sigpending(&pending) == 0 &&
@@ -168,19 +169,19 @@ static void watch(comm *c, const request *r, double start, bool *warned)
 
 static bool over(const comm *c, const request *r)
 {
-    if (r) return mpi_done(r);
+    if (r) return ranks_done(r);
     for (const request *s = c->world->sends; s; s = s->next)
         if (s->comm == c) return false;
     return true;
 }
 
-lmoe_status mpi_wait(comm *c, const request *r)
+lmoe_status ranks_wait(comm *c, const request *r)
 {
     world *w = c->world;
     bool warned = false;
     double start = 0;
     for (int64_t polls = 0; !w->failed; polls++) {
-        mpi_progress(w);
+        ranks_progress(w);
         if (w->failed || over(c, r)) break;
         if (polls == 0) start = now();
         if (polls < 100) continue;
@@ -190,10 +191,10 @@ lmoe_status mpi_wait(comm *c, const request *r)
             sleep_for(5e-5);
         if (polls % 100 == 0) watch(c, r, start, &warned);
     }
-    return r && mpi_done(r) ? LMOE_OK : mpi_status(c);
+    return r && ranks_done(r) ? LMOE_OK : ranks_status(c);
 }
 
-void mpi_abort(world *w)
+void ranks_abort(world *w)
 {
     double end = now() + COLLECT;
     char word[WORD];
