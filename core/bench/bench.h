@@ -6,6 +6,7 @@
  *                      block of memory with guards around every tensor
  *   check (check.c)    runs a kernel in all the ways it may be called and compares
  *   time (time.c)      median seconds of a launch
+ *   experts.c          a mixture of experts against plain products
  *   cli_bench.c        lmoe bench
  */
 #ifndef LMOE_CORE_BENCH_H
@@ -104,6 +105,12 @@ lmoe_status lmoe__bench_time(lmoe__bench *b, const lmoe_op *op);
 /* Matrix products through einsum/1; m, n, k: one shape, or 0: a list. Checked by samples of the
  * result. */
 lmoe_status lmoe__bench_gemm(lmoe__bench *b, int64_t m, int64_t n, int64_t k);
+/* A mixture of experts; every number above 0. skew: Zipf's exponent of the second measurement. */
+typedef struct lmoe__experts_options {
+    int64_t tokens, experts, top_k, embed, hidden, repeats;
+    double skew;
+} lmoe__experts_options;
+lmoe_status lmoe__bench_experts(lmoe__bench *b, const lmoe__experts_options *o);
 /* lmoe bench ...: argv[0] is "bench". Returns the exit code. */
 int lmoe__cli_bench(lmoe_ctx *ctx, int argc, char **argv);
 

@@ -14,8 +14,9 @@
 static const char usage[] =
     "usage: lmoe bench [op [PATTERN]] [--check] [--vary N] [--time] [--large] [--all]\n"
     "       lmoe bench gemm [M N K]\n"
+    "       lmoe bench experts [TOKENS EXPERTS TOP_K EMBED HIDDEN [SKEW]]\n"
     "       lmoe bench step FILE [--set section.key=value]... [--steps N]\n"
-    "options of the first two:\n"
+    "options of all but the last:\n"
     "  --device CLASS     device whose kernels are meant (device/cpu)\n"
     "  --plugin-path DIR  folders searched for its plugin first, separated by ':'\n"
     "  --plugin FILE      a plugin whose ops and kernels are meant too\n"
@@ -30,10 +31,11 @@ static const char usage[] =
 
 typedef struct request {
     const char *device, *plugin_path, *plugin, *pattern;
-    bool check, time, large, all, gemm;
+    bool check, time, large, all, gemm, experts;
     int threads, vary;
     lmoe_dtype dtype;
     int64_t size[3];
+    lmoe__experts_options mixture;
 } request;
 
 static bool matches(const char *pattern, const char *name)
@@ -100,8 +102,9 @@ static lmoe_status with_device(lmoe__bench *b, const subjects *s, const request 
     ctx->team = team;
     lmoe_status status = device->open(ctx, options, &b->on.dev);
     if (status == LMOE_OK) {
-        status =
-            q->gemm ? lmoe__bench_gemm(b, q->size[0], q->size[1], q->size[2]) : all_ops(b, s, q);
+        status = q->gemm      ? lmoe__bench_gemm(b, q->size[0], q->size[1], q->size[2])
+                 : q->experts ? lmoe__bench_experts(b, &q->mixture)
+                              : all_ops(b, s, q);
         device->close(b->on.dev);
     }
     ctx->team = before;
@@ -143,6 +146,18 @@ static bool read_number(const char *text, int64_t *out)
     return *text && !*end && *out > 0;
 }
 
+static const char *read_mixture(int argc, char **argv, lmoe__experts_options *o)
+{
+    int64_t *const into[] = {&o->tokens, &o->experts, &o->top_k, &o->embed, &o->hidden};
+    char *end = "";
+    *o = (lmoe__experts_options){4096, 64, 8, 512, 448, 5, 1};
+    if (argc != 1 && argc != 6 && argc != 7) return "experts takes five sizes or none";
+    for (int i = 1; i < argc && i < 6; i++)
+        if (!read_number(argv[i], into[i - 1])) return "sizes are whole numbers above 0";
+    if (argc == 7) o->skew = strtod(argv[6], &end);
+    return *end || o->skew < 0 ? "SKEW is Zipf's exponent, 0 or more" : NULL;
+}
+
 /* Returns NULL, or what is wrong. */
 static const char *read_words(int argc, char **argv, request *q)
 {
@@ -152,6 +167,10 @@ static const char *read_words(int argc, char **argv, request *q)
         for (int i = 1; i < argc; i++)
             if (!read_number(argv[i], &q->size[i - 1])) return "sizes are whole numbers above 0";
         return NULL;
+    }
+    if (argc > 0 && strcmp(argv[0], "experts") == 0) {
+        q->experts = true;
+        return read_mixture(argc, argv, &q->mixture);
     }
     if (argc > 0 && strcmp(argv[0], "op") == 0) argc--, argv++;
     if (argc > 1) return "one PATTERN at most";
@@ -226,6 +245,6 @@ int lmoe__cli_bench(lmoe_ctx *ctx, int argc, char **argv)
                      .out = stdout};
     lmoe_status status = execute(&q, &b);
     if (status != LMOE_OK) return lmoe__cli_report(ctx);
-    printf("%d passed, %d failed\n", b.passed, b.failed);
+    if (!q.experts) printf("%d passed, %d failed\n", b.passed, b.failed);
     return b.failed ? LMOE__EXIT_FAILED : 0;
 }

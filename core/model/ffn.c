@@ -107,8 +107,7 @@ static void limit(lmoe_trace *t, const lmoe__model *m, lmoe_routing *r)
     lmoe_add_stat(t, "moe/kept", lmoe_histogram(t, r->index, m->ffn.experts));
 }
 
-static lmoe_tensor experts(lmoe_trace *t, const lmoe__model *m, lmoe_tensor x,
-                           const lmoe_routing *r)
+lmoe_tensor lmoe__experts(lmoe_trace *t, const lmoe__model *m, lmoe_tensor x, const lmoe_routing *r)
 {
     static const lmoe_act_fn fn[] = {LMOE_ACT_SILU, LMOE_ACT_GELU, LMOE_ACT_GELU, LMOE_ACT_RELU2};
     const int64_t e = m->o.embed, f = m->ffn.hidden, n = m->ffn.experts;
@@ -140,6 +139,6 @@ lmoe_tensor lmoe__feed_forward(lmoe_trace *t, const lmoe__model *m, lmoe_tensor 
     if (!route(t, m, x, &r)) return x;
     lmoe_add_stat(t, "moe/load", lmoe_histogram(t, r.index, m->ffn.experts));
     limit(t, m, &r);
-    lmoe_tensor y = experts(t, m, x, &r);
+    lmoe_tensor y = lmoe__experts(t, m, x, &r);
     return m->ffn.shared_hidden ? lmoe_add(t, y, shared_expert(t, m, x)) : y;
 }

@@ -86,6 +86,9 @@ lmoe_status lmoe__model_trace(lmoe_trace *t, const lmoe__model *m, const lmoe__m
 /* The feed-forward of a block whose kind is not `none`: x (batch seq embed) -> the same. */
 lmoe_tensor lmoe__feed_forward(lmoe_trace *t, const lmoe__model *m, lmoe_tensor x);
 
+/* Its experts alone, as a router chose them. */
+lmoe_tensor lmoe__experts(lmoe_trace *t, const lmoe__model *m, lmoe_tensor x,
+                          const lmoe_routing *r);
 /* What follows a training step: the router's update() of each layer, from the loads stat:moe/load/N.
  * Only if m->router->update; layers: those for which it is recorded. */
 lmoe_status lmoe__model_balance(lmoe_trace *t, const lmoe__model *m, const bool *layers);
