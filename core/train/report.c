@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * core/train/report.c: what a run tells: metrics.jsonl (one object a step), run.json (what ran),
- * resolved.ini, the status line, and alarms about experts.
+ * resolved.ini, the status line.
  */
 #include "core/train/train.h"
 
@@ -149,6 +149,7 @@ lmoe_status lmoe__report_open(lmoe__rank *r)
                           (double)r->setup->train.seq);
     p->terminal = isatty(STDOUT_FILENO);
     p->load = LMOE_NEW_N(r->engine.arena, double, r->setup->model.ffn.experts);
+    p->balance = LMOE_NEW_N(r->engine.arena, lmoe__balance, r->setup->model.o.layers);
     LMOE_TRY(make_dirs(&r->ctx, r->setup->run.dir));
     snprintf(path, sizeof path, "%s/resolved.ini", r->setup->run.dir);
     LMOE_TRY(write_conf(r, path));
@@ -163,64 +164,6 @@ lmoe_status lmoe__report_open(lmoe__rank *r)
     if (r->done > 0) printf("going on after step %lld\n", (long long)r->done);
     fflush(stdout);
     return LMOE_OK;
-}
-
-/* ---- experts ---- */
-
-typedef struct expert_view { /* over all MoE layers of a step */
-    double violation, least, entropy;
-    int dead, layers;
-} expert_view;
-
-static void add_layer(lmoe__rank *r, const double *load, int64_t n, int layer, expert_view *v)
-{
-    const lmoe__alarm_options *a = &r->setup->alarm;
-    lmoe__report *p = &r->report;
-    double sum = 0, most = 0, least = INFINITY, entropy = 0;
-    int dead = 0;
-    for (int64_t i = 0; i < n; i++) sum += load[i];
-    if (sum <= 0) return;
-    double fair = sum / (double)n;
-    for (int64_t i = 0; i < n; i++) {
-        most = fmax(most, load[i] / fair);
-        least = fmin(least, load[i] / fair);
-        dead += load[i] < a->load_dead * fair;
-        if (load[i] > 0) entropy -= load[i] / sum * log(load[i] / sum);
-    }
-    v->violation = fmax(v->violation, most - 1);
-    v->least = v->layers ? fmin(v->least, least) : least;
-    v->entropy += n > 1 ? entropy / log((double)n) : 1;
-    v->dead += dead;
-    v->layers++;
-    if (a->load_max > 0 && most > a->load_max && !p->alarmed[0] && r->done > 100) {
-        p->alarmed[0] = true;
-        lmoe__log(&r->ctx, LMOE_LOG_WARN,
-                  "layer %d: one expert gets %.1f times its fair share; a higher [router] aux_loss "
-                  "balances "
-                  "more",
-                  layer, most);
-    }
-    if (dead > 0 && !p->alarmed[1] && r->done > 100) {
-        p->alarmed[1] = true;
-        lmoe__log(
-            &r->ctx, LMOE_LOG_WARN,
-            "layer %d: %d of %d experts get next to nothing; a higher [router] aux_loss feeds them",
-            layer, dead, (int)n);
-    }
-}
-
-static void look_at_experts(lmoe__rank *r, expert_view *v)
-{
-    char name[64];
-    memset(v, 0, sizeof *v);
-    if (r->setup->model.ffn.kind != LMOE__FFN_MOE) return;
-    for (int layer = 0; layer < r->setup->model.o.layers; layer++) {
-        snprintf(name, sizeof name, "stat:moe/load/%d", layer);
-        int64_t n =
-            lmoe__engine_read(&r->engine, name, r->report.load, r->setup->model.ffn.experts);
-        if (n > 0) add_layer(r, r->report.load, n, layer, v);
-    }
-    if (v->layers) v->entropy /= v->layers;
 }
 
 /* ---- metrics ---- */
@@ -296,9 +239,7 @@ static void put_exchanges(lmoe__rank *r, lmoe__text *t)
 void lmoe__report_note(lmoe__rank *r, const lmoe__step_result *s)
 {
     lmoe__text *t = &r->report.line;
-    expert_view v;
     if (r->rank != 0) return;
-    look_at_experts(r, &v);
     t->length = 0;
     lmoe__text_add(t, "{\"step\":%lld", (long long)s->step);
     put_exact(r, t, "train_loss", s->loss);
@@ -306,11 +247,7 @@ void lmoe__report_note(lmoe__rank *r, const lmoe__step_result *s)
     put_number(t, "lr", s->lr);
     put_number(t, "tokens_per_s", s->tokens / s->seconds);
     put_exchanges(r, t);
-    if (!v.layers) return;
-    put_number(t, "moe/max_violation", v.violation);
-    put_number(t, "moe/least_load", v.least);
-    put_number(t, "moe/entropy", v.entropy);
-    put_number(t, "moe/dead_experts", v.dead);
+    lmoe__balance_note(r, t);
     put_aux(r, t);
 }
 
@@ -392,6 +329,7 @@ lmoe_status lmoe__report_end(lmoe__rank *r)
     else
         printf("%lld steps in %.1f minutes\n", (long long)r->done, minutes);
     if (isfinite(r->best_val)) printf("best held-out loss %.4f nats per token\n", r->best_val);
+    lmoe__balance_summary(r);
     if (bytes > 0)
         printf("memory: %s planned, the process grew by %s\n",
                lmoe__bytes_text(plan, sizeof plan, r->report.planned),

@@ -79,6 +79,10 @@ static const lmoe_option alarm_table[] = {
      "Warn when an expert gets more than this many times its fair share; 0: never."},
     {"load_dead", O(FLOAT, lmoe__alarm_options, load_dead), "0.02", 0, 1, NULL, NULL,
      "Warn when an expert gets less than this part of its fair share; 0: never."},
+    {"drop_max", O(FLOAT, lmoe__alarm_options, drop_max), "0.1", 0, 1, NULL, NULL,
+     "Warn when more than this part of a layer's choices is dropped; 0: never."},
+    {"after", O(INT, lmoe__alarm_options, after), "100", 0, 1e15, NULL, "steps",
+     "Steps before the first warning."},
     LMOE_OPTION_END};
 
 typedef struct class_option {

@@ -30,7 +30,8 @@ typedef struct lmoe__data_section {
 } lmoe__data_section;
 
 typedef struct lmoe__alarm_options {
-    double load_max, load_dead;
+    double load_max, load_dead, drop_max;
+    int64_t after;
 } lmoe__alarm_options;
 
 /* Machines as lmoe plan takes them: FLOP/s of a rank, seconds to begin an exchange, bytes/s. */

@@ -7,7 +7,8 @@
  *   team.c     the ranks of this process, threads or one, and how they end
  *   ranks.c    which rank a process is
  *   state.c    checkpoints: save, load
- *   report.c   metrics.jsonl, run.json, the status line, alarms
+ *   report.c   metrics.jsonl, run.json, the status line
+ *   balance.c  loads of experts in the metrics, alarms about them
  */
 #ifndef LMOE_CORE_TRAIN_H
 #define LMOE_CORE_TRAIN_H
@@ -23,16 +24,24 @@ typedef struct lmoe__step_result {
     double val_loss, val_bits; /* NaN: not evaluated here */
 } lmoe__step_result;
 
+/* How a layer's choices spread over its experts; 1 is a fair share. */
+typedef struct lmoe__balance {
+    int layer, dead;
+    double most, least, deviation, entropy, dropped;
+} lmoe__balance;
+
 typedef struct lmoe__report {
     FILE *metrics;   /* metrics.jsonl; NULL on ranks above 0 */
     lmoe__text line; /* metrics of the step that is going on, up to its losses on held-out text */
     bool terminal;
     double started, last_line, rate; /* rate: tokens/s, smoothed */
     double peak_flops, flops_per_token;
-    double *load;     /* of one layer's experts */
+    double *load;           /* of one layer's experts */
+    lmoe__balance *balance; /* of the layers with experts, in the last step that was noted */
+    int n_balance;
     int64_t resident; /* bytes of the process before any rank began */
     double planned;   /* bytes on all ranks */
-    bool alarmed[2];
+    bool alarmed[3];
 } lmoe__report;
 
 typedef struct lmoe__rank {
@@ -93,6 +102,10 @@ lmoe_status lmoe__state_resume(lmoe__rank *r);
 /* Weights alone, of the newest valid checkpoint of a run's directory; LMOE_E_CONFIG if there is
  * none. */
 lmoe_status lmoe__state_load_weights(lmoe__engine *e, const char *dir, int64_t *step);
+
+/* balance.c: metrics of experts are appended to t; a line at the end. */
+void lmoe__balance_note(lmoe__rank *r, lmoe__text *t);
+void lmoe__balance_summary(const lmoe__rank *r);
 
 lmoe_status lmoe__report_open(lmoe__rank *r);
 /* What a step has given, before the evaluation that may follow it; kept in report.line, which a
