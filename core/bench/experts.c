@@ -143,7 +143,7 @@ static void count_kept(const lmoe__graph *g, double *numbers, double *indices)
             const lmoe__node *n = &g->nodes[i];
             for (int k = 0; n->forward >= 0 && k < n->n_in; k++) read |= n->in[k] == v;
         }
-        if (!read) continue;
+        if (!read || x->desc.rank == 0) continue; /* the seed of the backward pass is a scalar */
         bool index = !lmoe_dtype_is_float(x->desc.dtype);
         bool one = x->name && strcmp(x->name, "in:weight") == 0; /* the router's */
         *(index || one ? indices : numbers) += (double)lmoe_desc_count(&x->desc);
