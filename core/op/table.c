@@ -10,10 +10,10 @@ const lmoe_op *const lmoe__ops[] = {
     NULL};
 
 /* Axis names must outlive the case: samplers draw from this list. */
-static const char *const axis_names[] = {"batch",   "seq",    "embed",  "heads", "kv_heads",
-                                         "head_k",  "head_v", "hidden", "vocab", "kernel",
-                                         "expert",  "choice", "row",    "bound", "rank",
-                                         "context", "a",      "b",      "c",     "d"};
+static const char *const axis_names[] = {
+    "batch",   "seq",    "embed",  "heads",  "kv_heads", "head_k", "head_v", "hidden",
+    "vocab",   "kernel", "expert", "choice", "row",      "bound",  "rank",   "context",
+    "channel", "state",  "part",   "a",      "b",        "c",      "d"};
 
 static const char *intern(const char *word, size_t n)
 {

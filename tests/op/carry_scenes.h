@@ -6,7 +6,7 @@
 
 #include "tests/op/call.h"
 
-enum { SCAN, CONV, ATTENTION, DELTA, FAMILIES };
+enum { SCAN, CONV, ATTENTION, DELTA, ELEM, FAMILIES };
 enum { RESETS = 1, SKIPS = 2, CARRY = 4, FLAGS = 8, VARIANTS = 4, RING = 40 };
 enum { FIRST = 4 }; /* attention: position of the first token; cached keys lie before it */
 
@@ -17,9 +17,10 @@ static const lmoe_attention_attrs attention_attrs[VARIANTS] = {
     {0.6, 0}, {0.4, 0}, {0.9, 3}, {1, 7}};
 
 static const char *const op_names[FAMILIES] = {"scan_diag/1", "short_conv/1", "attention/1",
-                                               "scan_delta/1"};
+                                               "scan_delta/1", "scan_elem/1"};
 static const char *const grad_names[FAMILIES] = {"scan_diag_grad/1", "short_conv_grad/1",
-                                                 "attention_grad/1", "scan_delta_grad/1"};
+                                                 "attention_grad/1", "scan_delta_grad/1",
+                                                 "scan_elem_grad/1"};
 
 /* ---- scenes: calls with random operands; a variant is a form of decay, a kernel, a window ---- */
 
@@ -92,6 +93,42 @@ static inline void conv_scene(call *c, int variant, int64_t batch, int64_t seq, 
     operand(c, 5, LMOE_I32, "batch", x, LMOE_FILL_INT, 0, (double)kernel, seed);
 }
 
+/* As Mamba, HGRN, S4D and GateLoop (with heads) use it. */
+static inline void elem_scene(call *c, int variant, int64_t batch, int64_t seq, int flags,
+                              uint64_t seed)
+{
+    int heads = variant == 3, complex_too = variant >= 2;
+    const char *row = heads ? "batch seq heads channel" : "batch seq channel";
+    const char *read = heads ? "batch seq heads state" : "batch seq state";
+    const int64_t n = variant == 1 ? 1 : 2, x[] = {batch, seq, heads ? 2 : 3, 3},
+                  r[] = {batch, seq, heads ? 2 : n, n}, table[] = {3, n};
+    const int64_t h[] = {batch, 3, n, complex_too ? 2 : 1}, with_heads[] = {batch, 2, 3, n, 2};
+    enum { STEP = 1, RATE, COS, SIN, B, C, C_IM };
+    operand(c, 0, LMOE_F64, row, x, LMOE_FILL_NORMAL, 0, 1, seed);
+    if (variant == 0) {
+        operand(c, STEP, LMOE_F64, row, x, LMOE_FILL_UNIFORM, 0, 2, seed);
+        operand(c, RATE, LMOE_F64, "channel state", table, LMOE_FILL_UNIFORM, -1, 0, seed);
+    } else if (variant == 2) {
+        operand(c, RATE, LMOE_F64, "channel state", table, LMOE_FILL_DECAY, 0, 0, seed);
+    } else {
+        operand(c, STEP, LMOE_F64, row, x, LMOE_FILL_DECAY, 0, 0, seed);
+    }
+    for (int i = COS; i <= SIN && complex_too; i++)
+        operand(c, i, LMOE_F64, heads ? row : "channel state", heads ? x : table, LMOE_FILL_UNIFORM,
+                -0.7, 0.7, seed);
+    if (variant == 0 || heads) {
+        operand(c, B, LMOE_F64, read, r, LMOE_FILL_NORMAL, 0, 1, seed);
+        operand(c, C, LMOE_F64, read, r, LMOE_FILL_NORMAL, 0, 1, seed);
+    }
+    for (int i = C; i <= C_IM && variant == 2; i++)
+        operand(c, i, LMOE_F64, "channel state", table, LMOE_FILL_NORMAL, 0, 1, seed);
+    flag_operands(c, 8, 9, x, flags, seed);
+    if (flags & CARRY)
+        operand(c, 10, LMOE_F64,
+                heads ? "batch heads channel state part" : "batch channel state part",
+                heads ? with_heads : h, LMOE_FILL_NORMAL, 0, 1, seed);
+}
+
 /* Documents start where RESETS draws a flag. The ring always is there: without CARRY it is empty.
  */
 static inline void attention_scene(call *c, int variant, int64_t batch, int64_t seq, int flags,
@@ -129,6 +166,7 @@ static inline call scene(int family, int variant, int64_t batch, int64_t seq, in
     if (family == SCAN) scan_scene(&c, variant, batch, seq, flags, seed);
     if (family == CONV) conv_scene(&c, variant, batch, seq, flags, seed);
     if (family == DELTA) delta_scene(&c, variant, batch, seq, flags, seed);
+    if (family == ELEM) elem_scene(&c, variant, batch, seq, flags, seed);
     if (family == ATTENTION) attention_scene(&c, variant, batch, seq, flags, seed);
     return c;
 }

@@ -423,6 +423,33 @@ static inline lmoe_tensor lmoe_scan_delta_skip_at(lmoe_trace *t, const char *fil
 #define lmoe_scan_delta_skip(t, q, k, v, a, decay, skip, scale) \
     lmoe_scan_delta_skip_at((t), LMOE_HERE, (q), (k), (v), (a), (decay), (skip), (scale))
 
+/* ---- scan_elem/1: linear recurrence with a decay for each element of the state, real or complex
+ *   h_s[c,n] = a_s[c,n] h_{s-1}[c,n] + x_s[c] b_s[n]      y_s[c] = Re sum_n h_s[c,n] (c + i c_im)_s[n]
+ *   a_s[c,n] = exp(step_s[c] rate[c,n]) (cos + i sin)
+ * x: (batch seq channel) or (batch seq heads channel) -> y like x. All others may be absent and
+ * then count as 1 (c_im, sin: 0); heads only where x has them:
+ *   step (batch seq heads channel) and rate (heads channel state), state dtype: their product, or
+ *     the one that is there, is a log decay <= 0; -infinity only if it is alone
+ *   cos, sin: like step or like rate, state dtype; both or none, and with them the state is complex
+ *   b (batch seq heads state), needs c; c, c_im: (batch seq heads state) or (heads channel state)
+ * carry: h (batch heads channel state part) in the state dtype, part 1, or 2 if complex.
+ * Summary of a segment: the product of its decays, and h from zero.
+ * scan_elem_grad/1 (x, step, rate, cos, sin, b, c, c_im, reset, skip, dy, h in | dh out)
+ *   -> dx, dstep, drate, dcos, dsin, db, dc, dc_im | dh in */
+typedef struct lmoe_scan_elem_in {
+    lmoe_tensor x, step, rate, cos, sin, b, c, c_im;
+} lmoe_scan_elem_in;
+
+static inline lmoe_tensor lmoe_scan_elem_at(lmoe_trace *t, const char *file, int line,
+                                            const lmoe_scan_elem_in *o)
+{
+    lmoe_tensor in[8] = {o->x, o->step, o->rate, o->cos, o->sin, o->b, o->c, o->c_im};
+    return lmoe_apply_at(t, file, line, "scan_elem/1", in, 8, NULL, 0, NULL, 0);
+}
+/* Operands by name: lmoe_scan_elem(t, .x = x, .step = decay) */
+#define lmoe_scan_elem(t, ...) \
+    lmoe_scan_elem_at((t), LMOE_HERE, &(const lmoe_scan_elem_in){__VA_ARGS__})
+
 /* ---- attention/1: causal softmax attention
  * q: (batch seq heads head_k), k: (batch seq kv_heads head_k), v: (batch seq kv_heads head_v)
  *   -> y (batch seq heads head_v), lse (batch seq heads) in the state dtype
