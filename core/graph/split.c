@@ -276,11 +276,17 @@ static lmoe_status place_node(lmoe_graph *p, const lmoe__node *n)
     } else {
         LMOE_TRY(lmoe__align(p, &site, &r, in, &a));
     }
-    LMOE_TRY(fill_carries(p, n, &site, in, a.split, &r));
-    LMOE_TRY(append(p, n->op, n->attrs, in, n->n_in, out));
+    int32_t done = 0;
+    bool in_order = a.split >= 0 && (r.order >> a.split & 1);
+    if (in_order && p->axis->strategy->replace)
+        LMOE_TRY(p->axis->strategy->replace(&lmoe__graph_api, p, &site, out, &done));
+    if (!done) {
+        LMOE_TRY(fill_carries(p, n, &site, in, a.split, &r));
+        LMOE_TRY(append(p, n->op, n->attrs, in, n->n_in, out));
+    }
     p->node_map[n - p->old->nodes] = p->g->n_nodes - 1;
     place_results(p, n, &r, &a, in, out);
-    if (a.split >= 0 && (r.order >> a.split & 1) && p->axis->strategy->carried)
+    if (in_order && !done && p->axis->strategy->carried)
         LMOE_TRY(p->axis->strategy->carried(&lmoe__graph_api, p, &site, out + n->op->carry->out));
     return write_back(p, &site, n, in);
 }

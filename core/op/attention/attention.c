@@ -19,6 +19,8 @@
  *                            key_positions (b s)
  *   attention_combine/1      keys (r b s g k), values (r b s g v), key_positions (r b s)
  *                            -> keys (b c g k), values, key_positions; c = r s
+ *   attention_merge/1        y (b s h v), lse (b s h), y_more, lse_more: of the same queries over
+ *                            other keys -> y, lse over both
  *   attention_grad_summary/1 q, positions, document, skip, y, lse, dy, keys, values, key_positions
  *                            -> dkeys (b c g k), dvalues (b c g v)
  *   attention_grad_combine/1 dkeys (r b c g k), dvalues (r b c g v) -> dk_more (b s g k), dv_more
@@ -28,7 +30,8 @@
  * skip at s: its key is never seen, y_s is 0. A query that sees nothing has y 0, lse -infinity and
  * no gradient. key_positions -1: an empty slot, whose key and value are not read. The carry is a
  * ring: the key at position p goes to slot p mod c. Without a carry in, c = seq; a run's ring has
- * the run's context, or window - 1 slots if these are fewer. Combined segments lie one behind the
+ * the run's context, or window - 1 slots if these are fewer. past: only cached keys are seen; the
+ * carry stays as it is, and dk and dv are dk_more and dv_more. Combined segments lie one behind the
  * other; those from `rank` on are empty. No gradient flows through lse or the carry out; what
  * later segments want of this one's keys comes by dk_more and dv_more.
  */
@@ -39,6 +42,8 @@ const lmoe_option lmoe__attention_options[] = {
      "Factor of q . k."},
     {"window", LMOE_OPTION_INT, offsetof(lmoe_attention_attrs, window), "0", 0, 1e15, NULL,
      "tokens", "How many positions a token sees, its own included; 0: all of its document."},
+    {"past", LMOE_OPTION_INT, offsetof(lmoe_attention_attrs, past), "0", 0, 1, NULL, NULL,
+     "1: only cached keys are seen, and none is added to them."},
     LMOE_OPTION_END};
 
 /* ---- ports ---- */
@@ -187,27 +192,25 @@ static const lmoe_carry grad_carry = {.size = sizeof(lmoe_carry),
                                       .n_summary = 2,
                                       .combine = "attention_grad_combine/1"};
 
-/* ---- axis rules: kv_heads that are fewer than heads keep both whole ---- */
+/* ---- axis rules: of heads in groups, the groups may be split ---- */
 
 static lmoe_status op_rule(const void *attrs, const lmoe_desc *in, int n_in, char *text, size_t n)
 {
-    bool grouped = in[0].dim[2] != in[1].dim[2];
-    char g = grouped ? 'g' : 'h';
+    const char *h = in[0].dim[2] != in[1].dim[2] ? "(h i)" : "h";
     snprintf(text, n,
-             "b s h k, b s %c k, b s %c v, b s, b s, b s -> b s h v, b s h "
-             "| order s, whole k, same 1%s",
-             g, g, grouped ? ", whole h, whole g" : "");
+             "b s %s k, b s h k, b s h v, b s, b s, b s -> b s %s v, b s %s "
+             "| order s, whole k, same 1",
+             h, h, h);
     return LMOE_OK;
 }
 
 static lmoe_status grad_rule(const void *attrs, const lmoe_desc *in, int n_in, char *text, size_t n)
 {
-    bool grouped = in[0].dim[2] != in[1].dim[2];
-    char g = grouped ? 'g' : 'h';
+    const char *h = in[0].dim[2] != in[1].dim[2] ? "(h i)" : "h";
     snprintf(text, n,
-             "b s h k, b s %c k, b s %c v, b s, b s, b s, b s h v, b s h, b s h v "
-             "-> b s h k, b s %c k, b s %c v | order s, whole k%s",
-             g, g, g, g, grouped ? ", whole h, whole g" : "");
+             "b s %s k, b s h k, b s h v, b s, b s, b s, b s %s v, b s %s, b s %s v "
+             "-> b s %s k, b s h k, b s h v | order s, whole k",
+             h, h, h, h, h);
     return LMOE_OK;
 }
 
@@ -321,7 +324,8 @@ int lmoe__attention_sample(int index, lmoe_case *c, const lmoe_port *ports,
         if (optional && (strcmp(ports[i].name, "skip") == 0 ? !skip : !carry)) continue;
         lmoe__attention_draw(c, i, ports[i].name, forms[i], &l, index);
     }
-    lmoe_attention_attrs o = {2.0 / (1 + (double)l.dim['k'] / 4), bench ? 0 : windows[index % 5]};
+    lmoe_attention_attrs o = {2.0 / (1 + (double)l.dim['k'] / 4), bench ? 0 : windows[index % 5],
+                              !bench && index % 4 == 1};
     memcpy(c->attrs.bytes, &o, sizeof o);
     c->flags = bench ? LMOE_CASE_BENCH : 0;
     if (smooth && ports == op_in) c->flags |= LMOE_CASE_GRADCHECK;

@@ -34,8 +34,8 @@ static view view_of(const lmoe_args *a, const int port[12])
     w.groups = k->dim[2];
     w.nv = v->dim[3];
     w.context = lmoe_buf_present(w.keys) ? w.keys->dim[1] : 0;
-    w.own = lmoe_buf_present(w.k) ? w.seq : 0;
     w.o = a->attrs;
+    w.own = lmoe_buf_present(w.k) && !w.o->past ? w.seq : 0;
     return w;
 }
 
@@ -121,7 +121,7 @@ static void put_ring(const view *w, int64_t b, const lmoe_args *a)
             lmoe_put(values, slot * nv + i, lmoe_get(w->values, slot * nv + i));
         lmoe_put(key_positions, slot, given ? lmoe_get(w->key_positions, slot) : -1);
     }
-    for (int64_t s = 0; s < w->seq; s++) {
+    for (int64_t s = 0; s < w->own; s++) {
         int64_t at = b * w->seq + s, position = (int64_t)lmoe_get(w->positions, at);
         if (skipped(w, b, s) || position < 0) continue;
         int64_t slot = b * slots + position % slots;
@@ -177,7 +177,7 @@ static void differentiate(const view *w, int64_t b, int64_t s, int64_t h, double
 static void put_sum(const lmoe_buf *out, int64_t at, int64_t n, const double *x,
                     const lmoe_buf *more)
 {
-    for (int64_t i = 0; i < n; i++) lmoe_put(out, at + i, x[i] + lmoe_get(more, at + i));
+    for (int64_t i = 0; i < n; i++) lmoe_put(out, at + i, (x ? x[i] : 0) + lmoe_get(more, at + i));
 }
 
 /* Gradients of all keys that the call knows: outputs dq, dk, dv (absent in a summary), dkeys,
@@ -199,8 +199,10 @@ static lmoe_status backward(const lmoe_args *a, const view *w, const lmoe_buf *c
         }
         put_sum(out[3], b * w->context * nk, w->context * nk, dkeys, &none);
         put_sum(out[4], b * w->context * nv, w->context * nv, dvalues, &none);
-        put_sum(out[1], b * w->own * nk, w->own * nk, dkeys + w->context * nk, dk_more);
-        put_sum(out[2], b * w->own * nv, w->own * nv, dvalues + w->context * nv, dv_more);
+        const double *dk = w->own ? dkeys + w->context * nk : NULL;
+        const double *dv = w->own ? dvalues + w->context * nv : NULL;
+        put_sum(out[1], b * w->seq * nk, w->seq * nk, dk, dk_more);
+        put_sum(out[2], b * w->seq * nv, w->seq * nv, dv, dv_more);
     }
     free(memory);
     return LMOE_OK;

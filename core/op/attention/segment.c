@@ -81,12 +81,11 @@ static lmoe_status grad_combine_shape(lmoe_trace *t, const void *attrs, const lm
 static lmoe_status grad_summary_rule(const void *attrs, const lmoe_desc *in, int n_in, char *text,
                                      size_t n)
 {
-    bool grouped = in[0].dim[2] != in[7].dim[2];
-    char g = grouped ? 'g' : 'h';
+    const char *h = in[0].dim[2] != in[7].dim[2] ? "(h i)" : "h";
     snprintf(text, n,
-             "b s h k, b s, b s, b s, b s h v, b s h, b s h v, b c %c k, b c %c v, b c "
-             "-> b c %c k, b c %c v | whole s, whole c, whole k%s",
-             g, g, g, g, grouped ? ", whole h, whole g" : "");
+             "b s %s k, b s, b s, b s, b s %s v, b s %s, b s %s v, b c h k, b c h v, b c "
+             "-> b c h k, b c h v | whole s, whole c, whole k",
+             h, h, h, h);
     return LMOE_OK;
 }
 

@@ -211,7 +211,7 @@ static void put_ring(const attention *t, int64_t b, int64_t n, const float *own,
     else
         memset(to, 0, sizeof *to * (size_t)(slots * row));
     if (from && from != to) memcpy(to, from, sizeof *to * (size_t)(slots * row));
-    for (int64_t s = 0; s < t->seq; s++) {
+    for (int64_t s = 0; s < (t->k ? t->seq : 0); s++) { /* past: none is added */
         int32_t p = attention_position(t, b, t->context + s);
         if (p >= 0)
             memcpy(to + p % slots * row, own + (b * t->seq + s) * row, sizeof *to * (size_t)row);
@@ -224,7 +224,7 @@ static void put_positions(const attention *t, int64_t b, const lmoe_buf *out)
     int32_t *to = (int32_t *)out->data + b * slots;
     for (int64_t i = 0; i < slots; i++)
         to[i] = t->cached_positions ? t->cached_positions[b * slots + i] : -1;
-    for (int64_t s = 0; s < t->seq; s++) {
+    for (int64_t s = 0; s < (t->k ? t->seq : 0); s++) { /* past: none is added */
         int32_t p = attention_position(t, b, t->context + s);
         if (p >= 0) to[p % slots] = p;
     }

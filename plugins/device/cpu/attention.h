@@ -36,6 +36,7 @@ static inline attention attention_of(const lmoe_args *a, const lmoe_buf *q, cons
 {
     const lmoe_attention_attrs *o = a->attrs;
     const lmoe_buf *k = own ? own : cached;
+    if (o->past) own = NULL; /* sizes are theirs all the same */
     attention t = {.batch = q->dim[0], .seq = q->dim[1], .heads = q->dim[2]};
     t.groups = k[0].dim[2];
     t.share = t.heads / t.groups;

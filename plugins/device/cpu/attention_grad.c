@@ -141,17 +141,20 @@ static void put_dq(const attention *t, const room *r, const lmoe_buf *dq)
     }
 }
 
-/* out (batch row kv_heads n) of one kv head = gradients (row padded n) + more; out and more may be
- * absent or NULL. */
+/* out (batch row kv_heads n) of one kv head = gradients (row padded n) + more; each may be absent or
+ * NULL. */
 static void put_keys(const attention *t, const attention_block *q, const lmoe_buf *out,
                      const lmoe_buf *more, int64_t n, const float *from)
 {
     if (!out || !lmoe_buf_present(out)) return;
     const float *plus = more ? more->data : NULL;
-    for (int64_t i = 0; i < out->dim[1]; i++, from += cpu_padded(n)) {
+    for (int64_t i = 0; i < out->dim[1]; i++, from += from ? cpu_padded(n) : 0) {
         int64_t at = ((q->b * out->dim[1] + i) * t->groups + q->g) * n;
         float *to = (float *)out->data + at;
-        cpu_copy(to, from, n);
+        if (from)
+            cpu_copy(to, from, n);
+        else
+            memset(to, 0, sizeof *to * (size_t)n);
         for (int64_t d = 0; d < (plus ? n : 0); d++) to[d] += plus[at + d];
     }
 }
@@ -176,8 +179,10 @@ static void run(void *arg, int64_t begin, int64_t end, int thread)
         }
         put_keys(t, &r.q, w->dkeys, NULL, t->nk, r.dkeys);
         put_keys(t, &r.q, w->dvalues, NULL, t->nv, r.dvalues);
-        put_keys(t, &r.q, w->dk, w->dk_more, t->nk, r.dkeys + t->context * t->kp);
-        put_keys(t, &r.q, w->dv, w->dv_more, t->nv, r.dvalues + t->context * t->vp);
+        float *dk = t->k ? r.dkeys + t->context * t->kp : NULL; /* past: own keys are not seen */
+        float *dv = t->k ? r.dvalues + t->context * t->vp : NULL;
+        put_keys(t, &r.q, w->dk, w->dk_more, t->nk, dk);
+        put_keys(t, &r.q, w->dv, w->dv_more, t->nv, dv);
     }
 }
 

@@ -129,6 +129,7 @@ static inline int columns_of(int64_t width)
 
 static inline int can_attend(const lmoe_args *a)
 {
+    if (((const lmoe_attention_attrs *)a->attrs)->past) return 0; /* ring attention */
     return cuda_all_f32(a) && a->in[0].dim[3] <= MOST_WIDTH && a->in[2].dim[3] <= MOST_WIDTH;
 }
 

@@ -126,6 +126,10 @@ typedef struct lmoe_strategy {
     /* After that op was put into the graph: its carry outputs, to be handed on. NULL: nothing. */
     lmoe_status (*carried)(const lmoe_graph_api *api, lmoe_graph *g, const lmoe_site *site,
                            const lmoe_value *carry);
+    /* Like carry, but puts other ops in the place of this one: fills out[0 .. outputs of the op) and
+     * sets *done. site->in are its operands, seq split. NULL, or *done left 0: carry is asked. */
+    lmoe_status (*replace)(const lmoe_graph_api *api, lmoe_graph *g, const lmoe_site *site,
+                           lmoe_value *out, int32_t *done);
     /* No operand can stay as it lies, and operand number `operand` would be made whole. Bit d of
      * `dims` says that the op could work on parts of that operand's dimension d instead: choose one,
      * or -1. NULL: whole. */

@@ -463,13 +463,14 @@ static inline lmoe_tensor lmoe_scan_elem_at(lmoe_trace *t, const char *file, int
 typedef struct lmoe_attention_attrs {
     double scale;
     int64_t window;
+    int64_t past; /* 1: only cached keys are seen, and none is added to them */
 } lmoe_attention_attrs;
 
 static inline lmoe_tensor lmoe_attention_at(lmoe_trace *t, const char *file, int line,
                                             lmoe_tensor q, lmoe_tensor k, lmoe_tensor v,
                                             double scale, int64_t window)
 {
-    lmoe_attention_attrs o = {scale, window};
+    lmoe_attention_attrs o = {scale, window, 0};
     lmoe_tensor in[3] = {q, k, v};
     return lmoe_apply_at(t, file, line, "attention/1", in, 3, &o, sizeof o, NULL, 0);
 }
