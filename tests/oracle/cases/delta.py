@@ -120,12 +120,19 @@ def deltanet(shape, heads, conv=True, gate=False, neg=False, activation="silu", 
         weights=mixer(heads, heads, d, d, conv, "qkvgo" if gate else "qkvo") + plain("b_proj.weight"))
 
 
-def gdn(shape, heads, head_dim, v_heads=None, expand_v=1.0, gate=True, neg=False):
+def extreme(name, p):
+    """The first head keeps all, to f32's precision; the others forget nearly all at once."""
+    if name == "A_log":
+        p += torch.tensor([-20.0] + [4.0] * (len(p) - 1))
+
+
+def gdn(shape, heads, head_dim, v_heads=None, expand_v=1.0, gate=True, neg=False, strong=False):
     layer = gated_deltanet.GatedDeltaNet(
         hidden_size=shape[2], num_heads=heads, num_v_heads=v_heads, head_dim=head_dim, expand_v=expand_v,
         use_gate=gate, allow_neg_eigval=neg, norm_eps=1e-5)
     return Case(
-        name=f"gated_deltanet_{shape[1]}", cls="lsm/gated_deltanet", shape=shape, module=layer,
+        name=f"gated_deltanet_{'strong_' if strong else ''}{shape[1]}", cls="lsm/gated_deltanet", shape=shape,
+        module=layer, tame=extreme if strong else None,
         oracle="fla GatedDeltaNet over naive_recurrent_gated_delta_rule",
         sets=(f"heads={heads}", f"v_heads={v_heads or 0}", f"head_dim={head_dim}", f"expand_v={expand_v}",
               f"use_gate={YES[gate]}", f"allow_neg_eigval={YES[neg]}", "norm_eps=1e-5"),
@@ -173,13 +180,14 @@ def comba_case(shape, heads, head_dim, expand_v=1.0, correct=True, inner=True):
         + (plain("D") if correct else []) + (plain("decay") if inner else []))
 
 
-def kda_case(shape, heads, head_dim, v_heads=None, bound=None, neg=False):
+def kda_case(shape, heads, head_dim, v_heads=None, bound=None, neg=False, strong=False):
     layer = kda.KimiDeltaAttention(
         hidden_size=shape[2], num_heads=heads, num_v_heads=v_heads, head_dim=head_dim, expand_v=1, norm_eps=1e-5,
         allow_neg_eigval=neg, safe_gate=bound is not None, lower_bound=bound)
     h, d = v_heads or heads, head_dim
     return Case(
-        name=f"kda_{shape[1]}", cls="lsm/kda", shape=shape, module=layer,
+        name=f"kda_{'strong_' if strong else ''}{shape[1]}", cls="lsm/kda", shape=shape, module=layer,
+        tame=extreme if strong else None,
         oracle="fla KimiDeltaAttention over naive_recurrent_kda",
         sets=(f"heads={heads}", f"v_heads={v_heads or 0}", f"head_dim={d}", "expand_v=1", "norm_eps=1e-5",
               f"allow_neg_eigval={YES[neg]}", f"lower_bound={bound or 0}"),
@@ -230,11 +238,13 @@ def cases():
     yield deltanet((1, 70, 16), 2, conv=False, activation="elu", norm="sum")
     yield gdn((2, 64, 16), 2, 8, neg=True)
     yield gdn((1, 97, 16), 2, 6, v_heads=4, expand_v=1.5)
+    yield gdn((1, 70, 16), 2, 8, strong=True)
     yield product((1, 64, 16), 2, 8, 2)
     yield product((1, 97, 12), 2, 5, 3, forget=False)
     yield comba_case((2, 64, 16), 2, 8)
     yield comba_case((1, 97, 16), 2, 6, expand_v=1.5)
     yield kda_case((2, 64, 16), 2, 8, neg=True)
     yield kda_case((1, 97, 16), 2, 6, v_heads=4, bound=-5.0)
+    yield kda_case((1, 70, 16), 2, 8, strong=True)
     yield rwkv7_case((1, 64, 16), 8, 1)
     yield rwkv7_case((1, 97, 12), 6, 2)
