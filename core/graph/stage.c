@@ -39,6 +39,12 @@ const char *lmoe__cut_name(char *buf, size_t n, const lmoe__cut *c, int stage, i
     return buf;
 }
 
+/* Operands of which only the shape is read hold nothing up. */
+static int32_t operand(const lmoe__node *n, int k)
+{
+    return n->op->inputs[k].flags & LMOE_PORT_SHAPE ? 0 : n->in[k];
+}
+
 /* ---- where nodes belong ---- */
 
 typedef struct placing {
@@ -47,7 +53,25 @@ typedef struct placing {
     const lmoe__stages *s;
     int32_t *unit;  /* of each node */
     bool *backward; /* node belongs to the backward pass */
+    int32_t *after; /* [node * LMOE_MAX_IO + operand]: the node that made the operand, or changed it
+                       last; -1: none, it enters */
 } placing;
+
+/* Who reads what another node has changed in place reads it after that. */
+static void find_makers(placing *p)
+{
+    int32_t *last = lmoe__malloc(sizeof *last * (size_t)p->g->n_values);
+    for (int v = 0; v < p->g->n_values; v++) last[v] = p->g->values[v].node;
+    for (int i = 0; i < p->g->n_nodes; i++) {
+        const lmoe__node *n = &p->g->nodes[i];
+        int32_t *after = &p->after[i * LMOE_MAX_IO];
+        for (int k = 0; k < n->n_in; k++) after[k] = last[operand(n, k)];
+        for (int k = 0; k < n->n_in; k++) {
+            if (n->in[k] && (n->op->inputs[k].flags & LMOE_PORT_MUTATES)) last[n->in[k]] = i;
+        }
+    }
+    free(last);
+}
 
 static lmoe_status misplaced(const placing *p, const lmoe__node *n)
 {
@@ -58,23 +82,22 @@ static lmoe_status misplaced(const placing *p, const lmoe__node *n)
                       lmoe__node_where(n, where, sizeof where), n->op->base.name);
 }
 
-static int32_t unit_of_value(const placing *p, int32_t v)
+static int32_t unit_of_operand(const placing *p, int node, int k)
 {
-    const lmoe__value *x = &p->g->values[v];
-    if (x->node >= 0) return p->unit[x->node];
-    return v == 0 || x->kind == LMOE_VALUE_INPUT ? LMOE__ANYWHERE : OPEN;
+    int32_t v = operand(&p->g->nodes[node], k), after = p->after[node * LMOE_MAX_IO + k];
+    if (after >= 0) return p->unit[after];
+    return v == 0 || p->g->values[v].kind == LMOE_VALUE_INPUT ? LMOE__ANYWHERE : OPEN;
 }
 
 static lmoe_status place_forward(placing *p)
 {
     for (int i = 0; i < p->g->n_nodes; i++) {
         const lmoe__node *n = &p->g->nodes[i];
-        int32_t most = LMOE__ANYWHERE;
+        int32_t most = lmoe__exchange_kind(n->op) ? OPEN : LMOE__ANYWHERE; /* ranks meet once */
         p->backward[i] = n->forward >= 0;
         for (int k = 0; k < n->n_in; k++) {
-            int from = p->g->values[n->in[k]].node;
-            int32_t unit = unit_of_value(p, n->in[k]);
-            p->backward[i] |= n->in[k] && from >= 0 && p->backward[from];
+            int32_t unit = unit_of_operand(p, i, k), after = p->after[i * LMOE_MAX_IO + k];
+            p->backward[i] |= after >= 0 && p->backward[after];
             if (unit > most) most = unit;
         }
         if (p->backward[i]) continue;
@@ -86,19 +109,23 @@ static lmoe_status place_forward(placing *p)
     return LMOE_OK;
 }
 
-/* What reads no more than weights goes where it is needed first; to the first stage if nobody in
- * the forward pass reads it. */
-static void place_open(placing *p)
+/* What reads no more than weights and states goes where it is needed first. Called for the forward
+ * pass, before the backward pass is placed, and then for what only the latter needs; to the first
+ * stage if nobody does. */
+static void place_open(placing *p, bool backward)
 {
+    int none = 2 * p->s->count;
     int32_t *first = lmoe__malloc(sizeof *first * ((size_t)p->g->n_nodes + 1));
-    for (int i = 0; i < p->g->n_nodes; i++) first[i] = p->s->count;
+    for (int i = 0; i < p->g->n_nodes; i++) first[i] = none;
     for (int i = p->g->n_nodes - 1; i >= 0; i--) {
         const lmoe__node *n = &p->g->nodes[i];
-        if (p->backward[i]) continue;
-        if (p->unit[i] == OPEN) p->unit[i] = first[i] < p->s->count ? first[i] : 0;
+        if (p->backward[i] && !backward) continue;
+        if (p->unit[i] == OPEN && (backward || first[i] < none))
+            p->unit[i] = first[i] < none ? first[i] : 0;
         for (int k = 0; k < n->n_in; k++) {
-            int from = p->g->values[n->in[k]].node;
-            if (n->in[k] && from >= 0 && p->unit[i] < first[from]) first[from] = p->unit[i];
+            int32_t after = p->after[i * LMOE_MAX_IO + k];
+            if (p->unit[i] >= 0 && after >= 0 && p->unit[i] < first[after])
+                first[after] = p->unit[i];
         }
     }
     free(first);
@@ -110,8 +137,8 @@ static lmoe_status place_backward(placing *p)
         const lmoe__node *n = &p->g->nodes[i];
         int32_t last = LMOE__ANYWHERE;
         for (int k = 0; k < n->n_in; k++) {
-            int from = p->g->values[n->in[k]].node;
-            if (n->in[k] && from >= 0 && p->unit[from] > last) last = p->unit[from];
+            int32_t after = p->after[i * LMOE_MAX_IO + k];
+            if (after >= 0 && p->unit[after] > last) last = p->unit[after];
         }
         if (p->backward[i]) {
             int32_t of = n->forward >= 0 ? p->unit[n->forward] : LMOE__ANYWHERE;
@@ -126,13 +153,19 @@ static lmoe_status place_backward(placing *p)
 static lmoe_status place_nodes(lmoe_ctx *ctx, const lmoe__graph *g, const lmoe__stages *s,
                                int32_t *unit)
 {
-    placing p = {ctx, g, s, unit, calloc((size_t)g->n_nodes + 1, sizeof(bool))};
+    size_t n = (size_t)g->n_nodes + 1;
+    placing p = {.ctx = ctx, .g = g, .s = s, .unit = unit};
+    p.backward = calloc(n, sizeof *p.backward);
+    p.after = calloc(n * LMOE_MAX_IO, sizeof *p.after);
+    find_makers(&p);
     lmoe_status status = place_forward(&p);
     if (status == LMOE_OK) {
-        place_open(&p);
+        place_open(&p, false);
         status = place_backward(&p);
+        place_open(&p, true);
     }
     free(p.backward);
+    free(p.after);
     return status;
 }
 
@@ -189,10 +222,11 @@ static void find_live(lmoe__cut *c)
     for (int i = 0; i < g->n_results; i++) read[g->results[i].value] = true;
     for (int i = g->n_nodes - 1; i >= 0; i--) {
         const lmoe__node *n = &g->nodes[i];
+        c->live[i] = n->n_out == 0;
         for (int k = 0; k < n->n_out; k++) c->live[i] |= n->out[k] && read[n->out[k]];
         for (int k = 0; k < n->n_in; k++)
             c->live[i] |= n->in[k] && (n->op->inputs[k].flags & LMOE_PORT_MUTATES);
-        for (int k = 0; c->live[i] && k < n->n_in; k++) read[n->in[k]] = true;
+        for (int k = 0; c->live[i] && k < n->n_in; k++) read[operand(n, k)] = true;
     }
     free(read);
 }
@@ -216,7 +250,7 @@ static void need_value(lmoe__cut *c, int unit, int32_t v)
     if (v == 0 || node < 0) return;
     if (repeats(c, node, stage)) {
         const lmoe__node *n = &g->nodes[node];
-        for (int k = 0; k < n->n_in; k++) need_value(c, unit, n->in[k]);
+        for (int k = 0; k < n->n_in; k++) need_value(c, unit, operand(n, k));
     } else if (c->unit[node] != unit) {
         size_t at = (size_t)stage * (size_t)g->n_values + (size_t)v;
         c->need[at] |= unit < c->stages ? 1 : 2;
@@ -240,7 +274,8 @@ static void find_needs(lmoe__cut *c)
     for (int i = 0; i < g->n_nodes; i++) {
         if (!c->live[i] || c->unit[i] == LMOE__ANYWHERE) continue;
         if (repeats(c, i, lmoe__unit_stage(c->stages, c->unit[i]))) continue; /* if needed */
-        for (int k = 0; k < g->nodes[i].n_in; k++) need_value(c, c->unit[i], g->nodes[i].in[k]);
+        for (int k = 0; k < g->nodes[i].n_in; k++)
+            need_value(c, c->unit[i], operand(&g->nodes[i], k));
     }
     for (int i = 0; i < g->n_results; i++)
         need_value(c, lmoe__cut_result(c, i), g->results[i].value);
@@ -315,6 +350,14 @@ typedef struct taking {
 
 static int32_t take_value(taking *t, int32_t v);
 
+/* A value of the same shape, which nobody reads. */
+static int32_t take_shape(taking *t, int32_t v)
+{
+    const lmoe__value *x = &t->c->graph->values[v];
+    if (v == 0 || t->map[v]) return t->map[v];
+    return lmoe__graph_enter(t->g, LMOE_VALUE_STATE, "shape", &x->desc);
+}
+
 static void take_node(taking *t, int node)
 {
     const lmoe__graph *from = t->c->graph;
@@ -322,7 +365,8 @@ static void take_node(taking *t, int node)
     int32_t in[LMOE_MAX_IO] = {0};
     lmoe_desc out[LMOE_MAX_IO];
     memset(out, 0, sizeof out);
-    for (int k = 0; k < n->n_in; k++) in[k] = take_value(t, n->in[k]);
+    for (int k = 0; k < n->n_in; k++)
+        in[k] = operand(n, k) ? take_value(t, n->in[k]) : take_shape(t, n->in[k]);
     for (int k = 0; k < n->n_out; k++) out[k] = from->values[n->out[k]].desc;
     lmoe__node like = *n; /* `forward` still tells that it is a backward node */
     like.in = in;

@@ -53,6 +53,14 @@ static const layout layouts[] = {
     {GLA, "pp:4 sp:2", "", 3, UNTIED},
     {RWKV, "pp:4", "", 4, 0}, /* values of the first layer go to all others */
     {RWKV, "pp:2", "interleave = 2\n", 3, 0},
+    {GLA, "pp:2 sp:2\nsp = parallel/ring", "", 3, 0},
+    {GLA, "sp:2 pp:2\nsp = parallel/scan", "interleave = 2\n", 3, 0},
+    {GLA, "pp:2 sp:2\nsp = parallel/ulysses", "", 3, 0},
+    {GLA, "pp:2 tp:2", "", 3, 0},
+    {BLA, "tp:2 pp:2 dp:2", "interleave = 2\n", 4, UNTIED},
+    {GLA, "fsdp:2 pp:2", "", 3, 0},
+    {BLA, "dp:2 pp:4\ndp = parallel/zero1", "", 3, 0},
+    {GLA, "pp:2 ep:2", "", 3, BALANCED},
     {SHARED, "pp:4", "", 4, 0},
     {SHARED, "pp:2", "interleave = 2\n", 4, UNTIED},
     {SHARED, "dp:2 pp:2", "interleave = 3\n", 2, 0},
@@ -192,17 +200,39 @@ static void read_report(rank *r)
     }
 }
 
+typedef struct spreading {
+    const double *part;
+    double *whole;
+} spreading;
+
+static lmoe_status spread(void *user, int64_t in_box, int64_t in_whole, int64_t count)
+{
+    spreading *x = user;
+    memcpy(x->whole + in_whole, x->part + in_box, sizeof(double) * (size_t)count);
+    return LMOE_OK;
+}
+
+/* This rank's part of each weight that its stages have, at its place in the whole; NAN elsewhere. */
 static void read_weights(rank *r)
 {
     lmoe__engine *e = &r->engine;
+    int at[LMOE__MAX_MESH];
+    lmoe__mesh_place(&e->mesh, at);
     for (int i = 0; i < e->n_weights; i++) {
-        int64_t n = lmoe_desc_count(&e->weights[i].desc);
-        r->weights[i] = calloc((size_t)n, sizeof(double));
-        int64_t found = lmoe__engine_read(e, e->weights[i].name, r->weights[i], n);
-        ck_assert_int_eq(found, lmoe__engine_holds(e, i, lmoe__engine_stage_rank(e)) ? n : -1);
-        if (found >= 0) continue;
-        free(r->weights[i]);
-        r->weights[i] = NULL;
+        const lmoe__held *h = lmoe__engine_held(e, e->weights[i].name);
+        bool here = lmoe__engine_holds(e, i, lmoe__engine_stage_rank(e));
+        int64_t n = lmoe_desc_count(&h->desc);
+        lmoe__box box;
+        lmoe__held_box(h, &e->mesh, at, &box);
+        double *part = calloc((size_t)n, sizeof *part), *whole = calloc((size_t)n, sizeof *whole);
+        int64_t found = lmoe__engine_read(e, e->weights[i].name, part, n);
+        ck_assert_int_eq(found, here ? box.count : -1);
+        spreading x = {part, whole};
+        for (int64_t k = 0; k < n; k++) whole[k] = NAN;
+        if (here) must(&r->ctx, lmoe__box_runs(&box, &h->desc, spread, &x));
+        r->weights[i] = here ? whole : NULL;
+        if (!here) free(whole);
+        free(part);
     }
 }
 
@@ -291,12 +321,12 @@ static void near(const char *what, int step, double have, double want, double li
                   have, want);
 }
 
-/* Difference as a part of the tensor's norm. */
+/* Difference, where there is something to compare, as a part of the tensor's norm. */
 static double far_off(const double *have, const double *want, int64_t n)
 {
     double d = 0, w = 0;
     for (int64_t i = 0; i < n; i++) {
-        d += (have[i] - want[i]) * (have[i] - want[i]);
+        if (!isnan(have[i])) d += (have[i] - want[i]) * (have[i] - want[i]);
         w += want[i] * want[i];
     }
     return d > 0 ? sqrt(d / w) : d;
