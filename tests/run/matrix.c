@@ -7,6 +7,7 @@
  *            (the gradients by the optimiser's means after one step, which are multiples of them)
  *
  *   usage: matrix [--part I/N] [LAYER [LAYOUT]]   texts that the names must contain
+ *          matrix --class CLASS                   one class, which need not be of this tree
  *
  * The optimiser's eps is well above the rounding of gradients: below it, AdamW makes whole steps of
  * noise, and how far runs part is then a matter of the layer, not of the layout.
@@ -318,10 +319,16 @@ int main(int argc, char **argv)
     }
     const char *only_layer = at < argc ? argv[at] : "", *only = at + 1 < argc ? argv[at + 1] : "";
     bool whole = !*only_layer && !*only;
+    char other[128] = "";
+    if (argc > 2 && strcmp(argv[1], "--class") == 0) {
+        snprintf(other, sizeof other, "class = %s\nheads = 2", argv[2]);
+        only_layer = only = "";
+    }
     if (!freopen("/dev/null", "w", stdout) || !mkdtemp(folder) || chdir(folder) != 0) return 2;
     if (!make_documents()) return 2;
-    if (whole && !all_listed(t.out)) t.failed++;
-    for (size_t i = 0; i < N_LAYERS; i++) {
+    if (*other) check_layer(&t, other, "");
+    if (whole && !*other && !all_listed(t.out)) t.failed++;
+    for (size_t i = 0; i < N_LAYERS && !*other; i++) {
         char name[64], before[64] = "";
         name_of(layers[i], name, sizeof name);
         if (i > 0) name_of(layers[i - 1], before, sizeof before);
