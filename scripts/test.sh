@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what the tests need and runs them. The last line is "N passed, N failed".
-#   usage: scripts/test.sh [--long]      --long: also sanitizers, clang, static plugins, CUDA, the quick start
+#   usage: scripts/test.sh [--long]      --long: also all layouts, sanitizers, clang, static plugins, CUDA, the quick start
 set -eu
 cd "$(dirname "$0")/.."
 long=no
@@ -68,9 +68,10 @@ build_and_test()
 
 scripts/packages.sh build test
 check "style" scripts/style.sh
-suites=
+suites="--no-suite matrix"
 build_and_test "gcc, release" build -Dbuildtype=release -Dtests=enabled -Dwerror=true
 if [ "$long" = yes ]; then
+    suite "every layer at every layout" build --suite matrix
     suites="--suite unit --suite bad --suite run"
     CC=clang build_and_test "clang" build-clang -Dbuildtype=release -Dtests=enabled -Dwerror=true \
         -Dcuda=disabled
