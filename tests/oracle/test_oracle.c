@@ -249,9 +249,12 @@ START_TEST(docs)
             printf("%s | %s | %.0e | %.0e | %.0e |\n", row[0], shapes, y, other, wide);
             y = other = wide = shapes[0] = 0;
         }
+        char shape[64];
         size_t n = strlen(shapes);
-        snprintf(shapes + n, sizeof shapes - n, "%s%d %d %d", n ? ", " : "", (int)f32.dim[0],
-                 (int)f32.dim[1], (int)f32.dim[2]);
+        snprintf(shape, sizeof shape, "%d %d %d", (int)f32.dim[0], (int)f32.dim[1],
+                 (int)f32.dim[2]);
+        if (!strstr(shapes, shape))
+            snprintf(shapes + n, sizeof shapes - n, "%s%s", n ? ", " : "", shape);
         y = larger(y, f32.y);
         other = larger(other, f32.other);
         wide = larger(wide, f64.worst);
