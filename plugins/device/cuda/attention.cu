@@ -5,7 +5,7 @@
 #include "attention.cuh"
 
 /* A warp a query of a head; grid: (queries, heads, batch). y, lse may be NULL. */
-template <int C> static __global__ void attend(Attention w, float *y, float *lse)
+template <int C> static __global__ void attend(Attention w, Results y, float *lse)
 {
     extern __shared__ float shared[];
     __shared__ int32_t positions[TILE];
@@ -44,7 +44,7 @@ template <int C> static void run(const lmoe_args *a, const Attention &w)
     size_t bytes = shared_bytes(w);
     dim3 grid(blocks(w.seq, WARPS), (unsigned)w.heads, (unsigned)w.batch);
     allow_shared(attend<C>, bytes);
-    attend<C><<<grid, dim3(WARP, WARPS), bytes, stream_of(a)>>>(w, output<float>(a, 0),
+    attend<C><<<grid, dim3(WARP, WARPS), bytes, stream_of(a)>>>(w, results(a, 0),
                                                                 output<float>(a, 1));
 }
 
@@ -52,7 +52,7 @@ template <int C> static void run(const lmoe_args *a, const Attention &w)
 
 struct Ring {
     int64_t slots;
-    float *keys, *values;
+    Results keys, values;
     int32_t *positions;
 };
 
@@ -82,11 +82,11 @@ static __global__ void put_ring(Attention w, Ring r)
     int64_t s = newest(w, b, slot, r.slots), from = b * w.seq + s;
     int64_t nk = w.groups * w.nk, nv = w.groups * w.nv;
     for (int64_t i = threadIdx.x; i < nk && r.keys; i += THREADS)
-        r.keys[to * nk + i] = s >= 0 ? w.k[from * nk + i] : w.keys ? w.keys[to * nk + i] : 0.0f;
+        r.keys.put(to * nk + i,
+                   s >= 0 ? w.k[from * nk + i] : w.keys ? w.keys[to * nk + i] : 0.0f);
     for (int64_t i = threadIdx.x; i < nv && r.values; i += THREADS)
-        r.values[to * nv + i] = s >= 0     ? w.v[from * nv + i]
-                                : w.values ? w.values[to * nv + i]
-                                           : 0.0f;
+        r.values.put(to * nv + i,
+                     s >= 0 ? w.v[from * nv + i] : w.values ? w.values[to * nv + i] : 0.0f);
     if (threadIdx.x > 0 || !r.positions) return;
     r.positions[to] = s >= 0 ? w.positions[from] : w.key_positions ? w.key_positions[to] : -1;
 }
@@ -94,7 +94,7 @@ static __global__ void put_ring(Attention w, Ring r)
 static lmoe_status launch(const lmoe_args *a)
 {
     Attention w = describe_attention(a, 6);
-    if (output<float>(a, 0) || output<float>(a, 1)) {
+    if (results(a, 0) || results(a, 1)) {
         switch (columns_of(w.nv)) {
         case 1: run<1>(a, w); break;
         case 2: run<2>(a, w); break;
@@ -102,7 +102,7 @@ static lmoe_status launch(const lmoe_args *a)
         default: run<8>(a, w); break;
         }
     }
-    Ring r = {w.context > 0 ? w.context : w.seq, output<float>(a, 2), output<float>(a, 3),
+    Ring r = {w.context > 0 ? w.context : w.seq, results(a, 2), results(a, 3),
               output<int32_t>(a, 4)};
     if (r.keys || r.values || r.positions)
         put_ring<<<dim3((unsigned)r.slots, (unsigned)w.batch), THREADS, 0, stream_of(a)>>>(w, r);

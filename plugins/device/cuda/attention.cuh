@@ -18,7 +18,7 @@ struct Attention {
     int64_t batch, seq, heads, groups, nk, nv, context;
     int64_t window;
     float scale;
-    const float *q, *k, *v, *keys, *values;
+    Floats q, k, v, keys, values;
     const int32_t *positions, *document, *key_positions;
     const uint8_t *skip;
 };
@@ -54,9 +54,8 @@ static __device__ inline bool sees(const Attention &w, const Query &q, int64_t j
 }
 
 /* Key or value j of head g: (batch keys kv_heads width), cached or own. */
-static __device__ inline const float *row_of(const Attention &w, const float *cached,
-                                             const float *own, int64_t b, int64_t j, int64_t g,
-                                             int64_t width)
+static __device__ inline Floats row_of(const Attention &w, Floats cached, Floats own, int64_t b,
+                                       int64_t j, int64_t g, int64_t width)
 {
     if (j < w.context) return cached + ((b * w.context + j) * w.groups + g) * width;
     return own + ((b * w.seq + j - w.context) * w.groups + g) * width;
@@ -85,8 +84,8 @@ static __device__ inline void load_keys(const Attention &w, int64_t b, int64_t g
     __syncthreads();
     for (int row = threadIdx.y; row < TILE; row += WARPS) {
         bool there = positions[row] >= 0;
-        const float *k = row_of(w, w.keys, w.k, b, first + row, g, w.nk);
-        const float *v = row_of(w, w.values, w.v, b, first + row, g, w.nv);
+        Floats k = row_of(w, w.keys, w.k, b, first + row, g, w.nk);
+        Floats v = row_of(w, w.values, w.v, b, first + row, g, w.nv);
         for (int64_t i = threadIdx.x; i < w.nk; i += WARP)
             keys[row * pitch(w.nk) + i] = there ? k[i] : 0.0f;
         for (int64_t i = threadIdx.x; i < w.nv; i += WARP)
@@ -110,12 +109,12 @@ static __device__ void add_weighted(float *sum, float weight, const float *rows,
 }
 
 template <int C>
-static __device__ void put_row(float *to, const float *sum, float scale, int64_t width)
+static __device__ void put_row(Results to, const float *sum, float scale, int64_t width)
 {
 #pragma unroll
     for (int c = 0; c < C; c++) {
         int64_t i = threadIdx.x + WARP * c;
-        if (i < width) to[i] = scale * sum[c];
+        if (i < width) to.put(i, scale * sum[c]);
     }
 }
 
@@ -130,7 +129,7 @@ static inline int columns_of(int64_t width)
 static inline int can_attend(const lmoe_args *a)
 {
     if (((const lmoe_attention_attrs *)a->attrs)->past) return 0; /* ring attention */
-    return cuda_all_f32(a) && a->in[0].dim[3] <= MOST_WIDTH && a->in[2].dim[3] <= MOST_WIDTH;
+    return cuda_floats(a) && a->in[0].dim[3] <= MOST_WIDTH && a->in[2].dim[3] <= MOST_WIDTH;
 }
 
 /* Operands from `keys` on are the cached ones. */
@@ -142,14 +141,14 @@ static inline Attention describe_attention(const lmoe_args *a, int keys)
     w.context = lmoe_buf_present(cached) ? cached->dim[1] : 0;
     w.window = o->window;
     w.scale = (float)o->scale;
-    w.q = input<float>(a, 0);
-    w.k = input<float>(a, 1);
-    w.v = input<float>(a, 2);
+    w.q = floats(a, 0);
+    w.k = floats(a, 1);
+    w.v = floats(a, 2);
     w.positions = input<int32_t>(a, 3);
     w.document = input<int32_t>(a, 4);
     w.skip = input<uint8_t>(a, 5);
-    w.keys = input<float>(a, keys);
-    w.values = input<float>(a, keys + 1);
+    w.keys = floats(a, keys);
+    w.values = floats(a, keys + 1);
     w.key_positions = input<int32_t>(a, keys + 2);
     return w;
 }

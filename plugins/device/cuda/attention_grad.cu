@@ -12,9 +12,10 @@
 #include "attention.cuh"
 
 struct Gradient {
-    const float *y, *lse, *dy, *dk_more, *dv_more;
-    float *dq, *dk, *dv, *dkeys, *dvalues; /* each may be NULL */
-    float *dy_y;                           /* dy . y of every query and head */
+    Floats y, dy, dk_more, dv_more;
+    const float *lse;
+    Results dq, dk, dv, dkeys, dvalues; /* each may be absent */
+    float *dy_y;                        /* dy . y of every query and head */
 };
 
 static __global__ void dots(Attention w, Gradient g)
@@ -96,9 +97,9 @@ static __device__ void load_queries(const Attention &w, const Gradient &g, int64
 /* Where key j's gradient goes; `more` is added to own ones. */
 template <int C>
 static __device__ void put_key(const Attention &w, int64_t b, int64_t j, int64_t g, float *sum,
-                               int64_t width, float *cached, float *own, const float *more)
+                               int64_t width, Results cached, Results own, Floats more)
 {
-    float *to = j < w.context ? cached : own;
+    Results to = j < w.context ? cached : own;
     if (!to) return;
     int64_t at = j < w.context ? b * w.context + j : b * w.seq + j - w.context;
     at = (at * w.groups + g) * width;
@@ -121,8 +122,8 @@ template <int C> static __global__ void key_grad(Attention w, Gradient g)
     int64_t block = (int64_t)blockIdx.x * WARPS, j = block + threadIdx.y;
     int64_t position = key_position(w, b, j);
     if (position >= 0) {
-        const float *k = row_of(w, w.keys, w.k, b, j, group, w.nk);
-        const float *v = row_of(w, w.values, w.v, b, j, group, w.nv);
+        Floats k = row_of(w, w.keys, w.k, b, j, group, w.nk);
+        Floats v = row_of(w, w.values, w.v, b, j, group, w.nv);
         for (int64_t i = threadIdx.x; i < w.nk; i += WARP) my_k[i] = k[i];
         for (int64_t i = threadIdx.x; i < w.nv; i += WARP) my_v[i] = v[i];
     }
@@ -175,13 +176,12 @@ static size_t workspace(const lmoe_args *a)
 static lmoe_status launch(const lmoe_args *a)
 {
     Attention w = describe_attention(a, 9);
-    Gradient g = {input<float>(a, 6), input<float>(a, 7), input<float>(a, 8), input<float>(a, 12),
-                  input<float>(a, 13)};
-    g.dq = output<float>(a, 0);
-    g.dk = output<float>(a, 1);
-    g.dv = output<float>(a, 2);
-    g.dkeys = output<float>(a, 3);
-    g.dvalues = output<float>(a, 4);
+    Gradient g = {floats(a, 6), floats(a, 8), floats(a, 12), floats(a, 13), input<float>(a, 7)};
+    g.dq = results(a, 0);
+    g.dk = results(a, 1);
+    g.dv = results(a, 2);
+    g.dkeys = results(a, 3);
+    g.dvalues = results(a, 4);
     g.dy_y = (float *)a->workspace;
     dots<<<blocks(w.batch * w.seq * w.heads, WARPS), dim3(WARP, WARPS), 0, stream_of(a)>>>(w, g);
     switch (columns_of(cuda_max(w.nk, w.nv))) {

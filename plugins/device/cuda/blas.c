@@ -61,7 +61,7 @@ static lmoe_status find_all(cuda_device *d)
     LMOE_TRY(find(d, "cublasSetStream_v2", &b->set_stream));
     LMOE_TRY(find(d, "cublasSetWorkspace_v2", &b->set_workspace));
     LMOE_TRY(find(d, "cublasSetMathMode", &b->set_math_mode));
-    LMOE_TRY(find(d, "cublasSgemmStridedBatched_64", &b->sgemm));
+    LMOE_TRY(find(d, "cublasGemmStridedBatchedEx_64", &b->gemm));
     return find(d, "cublasGetStatusString", &b->text);
 }
 
@@ -92,14 +92,20 @@ void cuda_blas_close(cuda_device *d)
     memset(&d->blas, 0, sizeof d->blas);
 }
 
+static cudaDataType_t type_of(lmoe_dtype d)
+{
+    return d == LMOE_BF16 ? CUDA_R_16BF : CUDA_R_32F;
+}
+
 /* cuBLAS sees every matrix column by column, that is, transposed: C^T = op(B)^T op(A)^T. */
 lmoe_status cuda_gemm(const lmoe_args *a, const cuda_product *p)
 {
     cuda_device *d = a->dev;
     const float one = 1.0f;
-    cublasStatus_t status = d->blas.sgemm(d->blas.handle, p->tb ? CUBLAS_OP_T : CUBLAS_OP_N,
-                                          p->ta ? CUBLAS_OP_T : CUBLAS_OP_N, p->n, p->m, p->k, &one,
-                                          p->b, p->ldb, p->step_b, p->a, p->lda, p->step_a,
-                                          &p->beta, p->c, p->ldc, p->step_c, p->batch);
+    cudaDataType_t from = type_of(p->from);
+    cublasStatus_t status = d->blas.gemm(
+        d->blas.handle, p->tb ? CUBLAS_OP_T : CUBLAS_OP_N, p->ta ? CUBLAS_OP_T : CUBLAS_OP_N, p->n,
+        p->m, p->k, &one, p->b, from, p->ldb, p->step_b, p->a, from, p->lda, p->step_a, &p->beta,
+        p->c, type_of(p->to), p->ldc, p->step_c, p->batch, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
     return check(d, status, "a matrix product");
 }

@@ -34,15 +34,17 @@ typedef struct cuda_product {
     int ta, tb;
     int64_t m, n, k, lda, ldb, ldc;
     float beta;
-    const float *a, *b;
-    float *c;
+    lmoe_dtype from, to; /* of A and B: f32 or bf16; of C: the same, or f32 */
+    const void *a, *b;
+    void *c;
     int64_t batch, step_a, step_b, step_c;
 } cuda_product;
 
 lmoe_status cuda_gemm(const lmoe_args *a, const cuda_product *p);
 
-/* y_i = the sum over parts of partial (part, n), in order. */
-void cuda_add_parts(cudaStream_t stream, const float *partial, int64_t parts, int64_t n, float *y);
+/* y_i = the sum over parts of partial (part, n), in order. y: f32 or bf16. */
+void cuda_add_parts(cudaStream_t stream, const float *partial, int64_t parts, int64_t n,
+                    const lmoe_buf *y);
 
 /* can(a): 1 if the kernel can do these arguments. workspace may be NULL. */
 #define CUDA_KERNEL(op_, revision_, can_, workspace_, launch_)                             \
@@ -52,7 +54,7 @@ void cuda_add_parts(cudaStream_t stream, const float *partial, int64_t parts, in
     }                                                                                      \
     extern "C" const lmoe_kernel cuda_##op_;                                               \
     const lmoe_kernel cuda_##op_ = {                                                       \
-        {sizeof(lmoe_kernel), LMOE_KIND_KERNEL, "cuda/" #op_, "f32 on a GPU", NULL, 0, 0}, \
+        {sizeof(lmoe_kernel), LMOE_KIND_KERNEL, "cuda/" #op_, "f32 and bf16 on a GPU", NULL, 0, 0}, \
         #op_ "/" #revision_,                                                               \
         "cuda",                                                                            \
         op_##_score,                                                                       \
@@ -66,13 +68,23 @@ static inline int cuda_is_f32(const lmoe_buf *b)
     return b->dtype == LMOE_F32;
 }
 
-/* True if every float operand and result that is present has dtype f32. */
-static inline int cuda_all_f32(const lmoe_args *a)
+static inline int cuda_is_bf16(const lmoe_buf *b)
+{
+    return b->dtype == LMOE_BF16;
+}
+
+static inline int cuda_is_floats(const lmoe_buf *b)
+{
+    return cuda_is_f32(b) || cuda_is_bf16(b) || !lmoe_dtype_is_float(b->dtype);
+}
+
+/* True if every float operand and result that is present has dtype f32 or bf16. */
+static inline int cuda_floats(const lmoe_args *a)
 {
     for (int i = 0; i < a->n_in; i++)
-        if (lmoe_dtype_is_float(a->in[i].dtype) && !cuda_is_f32(&a->in[i])) return 0;
+        if (!cuda_is_floats(&a->in[i])) return 0;
     for (int i = 0; i < a->n_out; i++)
-        if (lmoe_dtype_is_float(a->out[i].dtype) && !cuda_is_f32(&a->out[i])) return 0;
+        if (!cuda_is_floats(&a->out[i])) return 0;
     return 1;
 }
 

@@ -26,10 +26,11 @@ typedef struct cuda_blas {
     cublasStatus_t (*set_stream)(cublasHandle_t, cudaStream_t);
     cublasStatus_t (*set_workspace)(cublasHandle_t, void *, size_t);
     cublasStatus_t (*set_math_mode)(cublasHandle_t, cublasMath_t);
-    cublasStatus_t (*sgemm)(cublasHandle_t, cublasOperation_t, cublasOperation_t, int64_t, int64_t,
-                            int64_t, const float *, const float *, int64_t, long long,
-                            const float *, int64_t, long long, const float *, float *, int64_t,
-                            long long, int64_t);
+    cublasStatus_t (*gemm)(cublasHandle_t, cublasOperation_t, cublasOperation_t, int64_t, int64_t,
+                           int64_t, const void *, const void *, cudaDataType_t, int64_t, long long,
+                           const void *, cudaDataType_t, int64_t, long long, const void *, void *,
+                           cudaDataType_t, int64_t, long long, int64_t, cublasComputeType_t,
+                           cublasGemmAlgo_t);
     const char *(*text)(cublasStatus_t);
 } cuda_blas;
 

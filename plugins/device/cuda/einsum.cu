@@ -80,16 +80,18 @@ static cuda_product make_product(const lmoe_args *args, const cuda_nest *nest, C
 {
     cuda_loop m = nest->loop[o.m], n = nest->loop[o.n], k = nest->loop[o.k];
     cuda_product p = {};
-    p.a = input<float>(args, 0);
-    p.b = input<float>(args, 1);
-    p.c = output<float>(args, 0);
+    p.from = args->in[0].dtype;
+    p.to = args->out[0].dtype;
+    p.a = input<void>(args, 0);
+    p.b = input<void>(args, 1);
+    p.c = output<void>(args, 0);
     if (n.c != 1) {
         cuda_loop t = swapped(m);
         m = swapped(n);
         n = t;
         k = swapped(k);
-        p.a = input<float>(args, 1);
-        p.b = input<float>(args, 0);
+        p.a = input<void>(args, 1);
+        p.b = input<void>(args, 0);
     }
     p.m = m.size;
     p.n = n.size;
@@ -108,7 +110,8 @@ static lmoe_status launch_products(const lmoe_args *args, const cuda_nest *nest,
     cuda_product first = make_product(args, nest, o), p = first;
     int n = other_loops(nest, o, list);
     bool swap = nest->loop[o.n].c != 1;
-    int64_t calls = 1;
+    int64_t calls = 1, from = (int64_t)lmoe_dtype_bytes(first.from);
+    int64_t to = (int64_t)lmoe_dtype_bytes(first.to);
     for (int i = 0; i < n - 1; i++) calls *= list[i].size;
     p.batch = list[n - 1].size;
     p.step_a = swap ? list[n - 1].b : list[n - 1].a;
@@ -125,9 +128,9 @@ static lmoe_status launch_products(const lmoe_args *args, const cuda_nest *nest,
             c += at * list[i].c;
             if (list[i].c == 0 && at > 0) p.beta = 1; /* c holds the terms before */
         }
-        p.a = first.a + (swap ? b : a);
-        p.b = first.b + (swap ? a : b);
-        p.c = first.c + c;
+        p.a = (const char *)first.a + (swap ? b : a) * from;
+        p.b = (const char *)first.b + (swap ? a : b) * from;
+        p.c = (char *)first.c + c * to;
         LMOE_TRY(cuda_gemm(args, &p));
     }
     return LMOE_OK;
@@ -141,10 +144,19 @@ struct Nest {
     int64_t results, terms; /* elements of c, and summands of each */
     int64_t part_terms;     /* of a part */
     cuda_loop out[LMOE_MAX_DIMS], sum[CUDA_MAX_LOOPS];
-    const float *a, *b; /* b NULL: one operand */
+    Floats a, b;
+    bool two; /* operands */
 };
 
 enum { FEW = 32 /* terms that one thread adds up */, PART_TERMS = 16384, FEW_RESULTS = 256 };
+
+/* Sums of the columns of one matrix: neighbours of c lie side by side in a. */
+enum { COLUMN_ROWS = 64, MOST_PARTS = 256, STEP = WARP * PACK };
+
+static bool is_column_sum(const Nest &t)
+{
+    return !t.two && t.n_out == 1 && t.n_sum == 1 && t.out[0].a == 1 && t.terms >= COLUMN_ROWS;
+}
 
 static void sort_loops(cuda_loop *list, int n, bool by_c)
 {
@@ -161,8 +173,9 @@ static Nest make_nest(const lmoe_args *args, const cuda_nest *from)
 {
     Nest t = {};
     t.results = t.terms = 1;
-    t.a = input<float>(args, 0);
-    t.b = input<float>(args, 1);
+    t.a = floats(args, 0);
+    t.b = floats(args, 1);
+    t.two = lmoe_buf_present(cuda_at(args->in, args->n_in, 1));
     for (int i = 0; i < from->n; i++) {
         if (from->loop[i].c) {
             t.out[t.n_out++] = from->loop[i];
@@ -175,6 +188,7 @@ static Nest make_nest(const lmoe_args *args, const cuda_nest *from)
     sort_loops(t.out, t.n_out, true);
     sort_loops(t.sum, t.n_sum, false);
     t.part_terms = t.results <= FEW_RESULTS ? cuda_min(t.terms, PART_TERMS) : t.terms;
+    if (is_column_sum(t)) t.part_terms = cuda_max(COLUMN_ROWS, cuda_pieces(t.terms, MOST_PARTS));
     return t;
 }
 
@@ -198,22 +212,22 @@ static __device__ float term(const Nest &t, Place at, int64_t i)
 {
     Place p = place_of(t.sum, t.n_sum, i);
     float a = t.a[at.a + p.a];
-    return t.b ? a * t.b[at.b + p.b] : a;
+    return t.two ? a * t.b[at.b + p.b] : a;
 }
 
 /* A thread a result. */
-static __global__ void few_terms(Nest t, float *c)
+static __global__ void few_terms(Nest t, Results c)
 {
     int64_t i = item();
     if (i >= t.results) return;
     Place at = place_of(t.out, t.n_out, i);
     float sum = 0;
     for (int64_t k = 0; k < t.terms; k++) sum += term(t, at, k);
-    c[i] = sum;
+    c.put(i, sum);
 }
 
 /* A block a result, of a part of the terms. c: (part, result) */
-static __global__ void many_terms(Nest t, float *c)
+static __global__ void many_terms(Nest t, Results c)
 {
     int64_t i = blockIdx.x, begin = blockIdx.y * t.part_terms;
     int64_t end = min(t.terms, begin + t.part_terms);
@@ -221,7 +235,29 @@ static __global__ void many_terms(Nest t, float *c)
     float sum = 0;
     for (int64_t k = begin + threadIdx.x; k < end; k += blockDim.x) sum += term(t, at, k);
     sum = block_sum(sum);
-    if (threadIdx.x == 0) c[blockIdx.y * t.results + i] = sum;
+    if (threadIdx.x == 0) c.put(blockIdx.y * t.results + i, sum);
+}
+
+/* A block has STEP columns of a part of the rows; c: (part, result) */
+static __global__ void column_sums(Nest t, float *c)
+{
+    __shared__ float sums[ROWS][STEP];
+    int64_t column = (int64_t)blockIdx.x * STEP + threadIdx.x * PACK;
+    int64_t begin = blockIdx.y * t.part_terms, end = min(t.terms, begin + t.part_terms);
+    int n = (int)max((int64_t)0, min((int64_t)PACK, t.results - column));
+    Pack sum = {};
+    for (int64_t row = begin + threadIdx.y; row < end && n > 0; row += ROWS) {
+        Pack x = t.a.pack(row * t.sum[0].a + column, n);
+        for (int k = 0; k < PACK; k++) sum.x[k] += x.x[k];
+    }
+    for (int k = 0; k < PACK; k++) sums[threadIdx.y][threadIdx.x * PACK + k] = sum.x[k];
+    __syncthreads();
+    int i = threadIdx.y * WARP + threadIdx.x;
+    column = (int64_t)blockIdx.x * STEP + i;
+    if (column >= t.results) return;
+    float all = 0;
+    for (int row = 0; row < ROWS; row++) all += sums[row][i];
+    c[blockIdx.y * t.results + column] = all;
 }
 
 static int64_t parts_of(const Nest &t)
@@ -231,8 +267,15 @@ static int64_t parts_of(const Nest &t)
 
 static lmoe_status launch_nest(const lmoe_args *a, const Nest &t)
 {
-    float *c = output<float>(a, 0);
+    Results c = results(a, 0);
+    float *partial = (float *)a->workspace;
     int64_t parts = parts_of(t);
+    if (is_column_sum(t)) {
+        dim3 grid(blocks(t.results, STEP), (unsigned)parts);
+        column_sums<<<grid, dim3(WARP, ROWS), 0, stream_of(a)>>>(t, partial);
+        cuda_add_parts(stream_of(a), partial, parts, t.results, &a->out[0]);
+        return cuda_launched(a);
+    }
     if (t.terms < FEW) {
         few_terms<<<blocks(t.results, THREADS), THREADS, 0, stream_of(a)>>>(t, c);
         return cuda_launched(a);
@@ -240,9 +283,8 @@ static lmoe_status launch_nest(const lmoe_args *a, const Nest &t)
     int threads = WARP;
     while (threads < THREADS && threads < t.part_terms) threads *= 2;
     dim3 grid((unsigned)t.results, (unsigned)parts);
-    float *to = parts > 1 ? (float *)a->workspace : c;
-    many_terms<<<grid, threads, 0, stream_of(a)>>>(t, to);
-    if (parts > 1) cuda_add_parts(stream_of(a), to, parts, t.results, c);
+    many_terms<<<grid, threads, 0, stream_of(a)>>>(t, parts > 1 ? Results{partial, false} : c);
+    if (parts > 1) cuda_add_parts(stream_of(a), partial, parts, t.results, &a->out[0]);
     return cuda_launched(a);
 }
 
@@ -251,16 +293,24 @@ static lmoe_status launch_nest(const lmoe_args *a, const Nest &t)
 static int can(const lmoe_args *a)
 {
     cuda_nest nest;
-    return cuda_all_f32(a) && cuda_read_loops(a, &nest);
+    return cuda_floats(a) && cuda_read_loops(a, &nest);
+}
+
+/* cuBLAS takes operands of one dtype, with a result of the same. */
+static int is_product(const lmoe_args *a, const cuda_nest *nest, Core core)
+{
+    return is_worth_it(nest, core) && a->in[0].dtype == a->in[1].dtype &&
+           a->in[0].dtype == a->out[0].dtype;
 }
 
 static size_t workspace(const lmoe_args *a)
 {
     cuda_nest nest;
     cuda_read_loops(a, &nest);
-    if (is_worth_it(&nest, choose_core(&nest))) return 0;
+    if (is_product(a, &nest, choose_core(&nest))) return 0;
     Nest t = make_nest(a, &nest);
-    return parts_of(t) > 1 ? cuda_words(parts_of(t) * t.results) : 0;
+    bool in_parts = parts_of(t) > 1 || is_column_sum(t);
+    return in_parts ? cuda_words(parts_of(t) * t.results) : 0;
 }
 
 static lmoe_status launch(const lmoe_args *a)
@@ -268,7 +318,7 @@ static lmoe_status launch(const lmoe_args *a)
     cuda_nest nest;
     cuda_read_loops(a, &nest);
     Core core = choose_core(&nest);
-    if (is_worth_it(&nest, core)) return launch_products(a, &nest, core);
+    if (is_product(a, &nest, core)) return launch_products(a, &nest, core);
     return launch_nest(a, make_nest(a, &nest));
 }
 

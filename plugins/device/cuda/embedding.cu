@@ -10,12 +10,12 @@ struct Table {
     const int32_t *ids;
 };
 
-static __global__ void lookup(Table t, const float *table, float *y)
+static __global__ void lookup(Table t, Floats table, Results y)
 {
     int64_t token = blockIdx.x, id = t.ids[token];
     bool inside = id >= 0 && id < t.rows;
     for (int64_t e = threadIdx.x; e < t.width; e += blockDim.x)
-        y[token * t.width + e] = inside ? table[id * t.width + e] : 0.0f;
+        y.put(token * t.width + e, inside ? table[id * t.width + e] : 0.0f);
 }
 
 /* Does any of the ids begin ... end-1 equal this one? The whole block asks. */
@@ -29,8 +29,8 @@ static __device__ bool occurs(const int32_t *ids, int64_t begin, int64_t end, in
 }
 
 /* Columns first ... first + THREADS - 1 of the table's row. */
-static __device__ void add_rows(const Table &t, int64_t token, int64_t first, const float *dy,
-                                float *row)
+static __device__ void add_rows(const Table &t, int64_t token, int64_t first, Floats dy,
+                                Results row)
 {
     __shared__ int32_t ids[THREADS];
     int64_t e = first + threadIdx.x;
@@ -44,10 +44,10 @@ static __device__ void add_rows(const Table &t, int64_t token, int64_t first, co
         for (int i = 0; i < n; i++)
             if (ids[i] == id && e < t.width) sum += dy[(from + i) * t.width + e];
     }
-    if (e < t.width) row[e] = sum;
+    if (e < t.width) row.put(e, sum);
 }
 
-static __global__ void gather_rows(Table t, const float *dy, float *dtable)
+static __global__ void gather_rows(Table t, Floats dy, Results dtable)
 {
     int64_t token = blockIdx.x;
     int32_t id = t.ids[token];
@@ -58,30 +58,31 @@ static __global__ void gather_rows(Table t, const float *dy, float *dtable)
 
 static int can(const lmoe_args *a)
 {
-    return cuda_all_f32(a) && a->in[1].dtype == LMOE_I32;
+    return cuda_floats(a) && a->in[1].dtype == LMOE_I32;
 }
 
 static lmoe_status launch(const lmoe_args *a)
 {
     const lmoe_buf *table = &a->in[0];
     Table t = {lmoe_buf_count(&a->in[1]), table->dim[0], table->dim[1], input<int32_t>(a, 1)};
-    lookup<<<(unsigned)t.tokens, THREADS, 0, stream_of(a)>>>(t, input<float>(a, 0),
-                                                             output<float>(a, 0));
+    lookup<<<(unsigned)t.tokens, THREADS, 0, stream_of(a)>>>(t, floats(a, 0),
+                                                             results(a, 0));
     return cuda_launched(a);
 }
 
 static int can_grad(const lmoe_args *a)
 {
-    return cuda_all_f32(a) && a->in[0].dtype == LMOE_I32;
+    return cuda_floats(a) && a->in[0].dtype == LMOE_I32;
 }
 
 static lmoe_status launch_grad(const lmoe_args *a)
 {
     const lmoe_buf *dtable = &a->out[0];
     Table t = {lmoe_buf_count(&a->in[0]), dtable->dim[0], dtable->dim[1], input<int32_t>(a, 0)};
-    float *to = output<float>(a, 0);
-    cudaMemsetAsync(to, 0, sizeof *to * (size_t)lmoe_buf_count(dtable), stream_of(a));
-    gather_rows<<<(unsigned)t.tokens, THREADS, 0, stream_of(a)>>>(t, input<float>(a, 1), to);
+    Results to = results(a, 0);
+    size_t bytes = (size_t)lmoe_buf_count(dtable) * lmoe_dtype_bytes(dtable->dtype);
+    cudaMemsetAsync(to.data, 0, bytes, stream_of(a));
+    gather_rows<<<(unsigned)t.tokens, THREADS, 0, stream_of(a)>>>(t, floats(a, 1), to);
     return cuda_launched(a);
 }
 

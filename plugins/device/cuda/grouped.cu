@@ -19,7 +19,7 @@ struct Operands {
 
 /* x: element (i, k) at x[i * step_i + k * step_k], zero from `rows` and `depth` on. Neighbouring
  * threads read neighbours: along k if its step is 1, else along i. */
-static __device__ void load_tile(float (*to)[TILE + 4], const float *x, int64_t step_i,
+static __device__ void load_tile(float (*to)[TILE + 4], Floats x, int64_t step_i,
                                  int64_t step_k, int64_t rows, int64_t depth)
 {
     for (int at = threadIdx.x; at < TILE * DEPTH; at += THREADS) {
@@ -40,7 +40,7 @@ static __device__ void multiply(const Operands &o, float sum[SIDE][SIDE])
 }
 
 /* c: (rows, columns) of the tile that lie in the result, rows `pitch` apart. */
-static __device__ void store_tile(float *c, int64_t pitch, int64_t rows, int64_t columns,
+static __device__ void store_tile(Results c, int64_t pitch, int64_t rows, int64_t columns,
                                   float sum[SIDE][SIDE])
 {
     int row = threadIdx.x / ACROSS * SIDE, column = threadIdx.x % ACROSS * SIDE;
@@ -49,7 +49,7 @@ static __device__ void store_tile(float *c, int64_t pitch, int64_t rows, int64_t
 #pragma unroll
         for (int j = 0; j < SIDE; j++)
             if (row + i < rows && column + j < columns)
-                c[(row + i) * pitch + column + j] = sum[i][j];
+                c.put((row + i) * pitch + column + j, sum[i][j]);
 }
 
 /* ---- grouped_linear ---- */
@@ -57,9 +57,9 @@ static __device__ void store_tile(float *c, int64_t pitch, int64_t rows, int64_t
 struct Linear {
     int64_t rows, experts, e, f;
     int transpose;
-    const float *x, *weight;
+    Floats x, weight;
     const int32_t *offsets;
-    float *y;
+    Results y;
 };
 
 /* The group of row tile `tile`, and its rows begin ... end-1 that the tile has. Group `experts` is
@@ -89,7 +89,7 @@ static __global__ void linear(Linear w)
     if (x < 0) return;
     int64_t step_e = w.transpose ? 1 : w.f, step_f = w.transpose ? w.e : 1;
     for (int64_t k = 0; k < w.e && x < w.experts; k += DEPTH) {
-        const float *weight = w.weight + x * w.e * w.f + k * step_e + column * step_f;
+        Floats weight = w.weight + x * w.e * w.f + k * step_e + column * step_f;
         load_tile(o.left, w.x + begin * w.e + k, w.e, 1, end - begin, w.e - k);
         load_tile(o.right, weight, step_f, step_e, columns, w.e - k);
         __syncthreads();
@@ -101,7 +101,7 @@ static __global__ void linear(Linear w)
 
 static int can(const lmoe_args *a)
 {
-    return cuda_all_f32(a) && a->in[2].dtype == LMOE_I32;
+    return cuda_floats(a) && a->in[2].dtype == LMOE_I32;
 }
 
 static lmoe_status launch_linear(const lmoe_args *a)
@@ -112,10 +112,10 @@ static lmoe_status launch_linear(const lmoe_args *a)
                 rows->dim[1],
                 a->out[0].dim[1],
                 ((const lmoe_grouped_attrs *)a->attrs)->transpose,
-                input<float>(a, 0),
-                input<float>(a, 1),
+                floats(a, 0),
+                floats(a, 1),
                 input<int32_t>(a, 2),
-                output<float>(a, 0)};
+                results(a, 0)};
     int64_t groups = cuda_min(w.experts + 1, w.rows); /* that are not empty */
     dim3 grid((unsigned)(w.rows / TILE + groups), blocks(w.f, TILE));
     linear<<<grid, THREADS, 0, stream_of(a)>>>(w);
@@ -127,8 +127,8 @@ CUDA_KERNEL(grouped_linear, 1, can, NULL, launch_linear)
 /* ---- grouped_weight_grad: y_x = sum over the rows r of expert x of rows_r^T drows_r ---- */
 
 /* Grid: (f tiles, e tiles, experts). */
-static __global__ void weight_grad(int64_t e, int64_t f, const float *rows, const float *drows,
-                                   const int32_t *offsets, float *y)
+static __global__ void weight_grad(int64_t e, int64_t f, Floats rows, Floats drows,
+                                   const int32_t *offsets, Results y)
 {
     __shared__ Operands o;
     int64_t row = (int64_t)blockIdx.y * TILE, column = (int64_t)blockIdx.x * TILE, x = blockIdx.z;
@@ -148,8 +148,8 @@ static lmoe_status launch_weight_grad(const lmoe_args *a)
 {
     int64_t e = a->in[0].dim[1], f = a->in[1].dim[1], experts = a->out[0].dim[0];
     dim3 grid(blocks(f, TILE), blocks(e, TILE), (unsigned)experts);
-    weight_grad<<<grid, THREADS, 0, stream_of(a)>>>(e, f, input<float>(a, 0), input<float>(a, 1),
-                                                    input<int32_t>(a, 2), output<float>(a, 0));
+    weight_grad<<<grid, THREADS, 0, stream_of(a)>>>(e, f, floats(a, 0), floats(a, 1), input<int32_t>(a, 2),
+                                                    results(a, 0));
     return cuda_launched(a);
 }
 

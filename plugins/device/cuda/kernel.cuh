@@ -6,6 +6,7 @@
 
 #include "cuda.h"
 
+#include <cuda_bf16.h>
 #include <math.h>
 
 enum { WARP = 32, THREADS = 256, ROWS = 8 /* rows of a block, where a warp does a row */ };
@@ -26,6 +27,127 @@ template <class T> static inline T *output(const lmoe_args *a, int i)
     return (T *)cuda_at(a->out, a->n_out, i)->data;
 }
 
+/* ---- tensors of f32 or bf16, read and written as f32 ----
+ * The dtype is asked for at each access: all threads take the same way, and kernels that move
+ * memory have the time. PACK neighbours at a time are one access of 16 bytes, or two. */
+
+typedef __nv_bfloat16 bf16;
+
+enum { PACK = 8 };
+
+/* Two neighbours in one word, the first in its lower half. */
+static __device__ inline uint32_t two(float a, float b)
+{
+    __nv_bfloat162 h = __floats2bfloat162_rn(a, b);
+    uint32_t u;
+    memcpy(&u, &h, sizeof u);
+    return u;
+}
+
+static __device__ inline float low(uint32_t u)
+{
+    return __uint_as_float(u << 16);
+}
+
+static __device__ inline float high(uint32_t u)
+{
+    return __uint_as_float(u & 0xffff0000u);
+}
+
+struct Pack {
+    float x[PACK];
+};
+
+struct Floats {
+    const void *data; /* NULL: absent */
+    bool narrow;      /* bf16 */
+
+    __device__ float operator[](int64_t i) const
+    {
+        return narrow ? (float)((const bf16 *)data)[i] : ((const float *)data)[i];
+    }
+    __device__ Floats operator+(int64_t n) const
+    {
+        return {(const char *)data + n * (narrow ? 2 : 4), narrow};
+    }
+    __host__ __device__ explicit operator bool() const
+    {
+        return data != NULL;
+    }
+    /* Elements i ... i + n - 1 (n <= PACK), the rest 0; fast where i is a multiple of PACK. */
+    __device__ Pack pack(int64_t i, int n) const
+    {
+        Pack p;
+        if (n < PACK || i % PACK != 0) {
+            for (int k = 0; k < PACK; k++) p.x[k] = k < n ? (*this)[i + k] : 0.0f;
+        } else if (narrow) {
+            uint4 u = *(const uint4 *)((const bf16 *)data + i);
+            p = {{low(u.x), high(u.x), low(u.y), high(u.y), low(u.z), high(u.z), low(u.w),
+                  high(u.w)}};
+        } else {
+            float4 u = *(const float4 *)((const float *)data + i);
+            float4 v = *(const float4 *)((const float *)data + i + 4);
+            p = {{u.x, u.y, u.z, u.w, v.x, v.y, v.z, v.w}};
+        }
+        return p;
+    }
+};
+
+struct Results {
+    void *data; /* NULL: not wanted */
+    bool narrow;
+
+    __device__ void put(int64_t i, float x) const
+    {
+        if (narrow)
+            ((bf16 *)data)[i] = __float2bfloat16_rn(x);
+        else
+            ((float *)data)[i] = x;
+    }
+    __device__ Results operator+(int64_t n) const
+    {
+        return {(char *)data + n * (narrow ? 2 : 4), narrow};
+    }
+    __host__ __device__ explicit operator bool() const
+    {
+        return data != NULL;
+    }
+    /* As Floats::pack. */
+    __device__ void pack(int64_t i, int n, const Pack &p) const
+    {
+        if (n < PACK || i % PACK != 0) {
+            for (int k = 0; k < n; k++) put(i + k, p.x[k]);
+        } else if (narrow) {
+            *(uint4 *)((bf16 *)data + i) =
+                make_uint4(two(p.x[0], p.x[1]), two(p.x[2], p.x[3]), two(p.x[4], p.x[5]),
+                           two(p.x[6], p.x[7]));
+        } else {
+            *(float4 *)((float *)data + i) = make_float4(p.x[0], p.x[1], p.x[2], p.x[3]);
+            *(float4 *)((float *)data + i + 4) = make_float4(p.x[4], p.x[5], p.x[6], p.x[7]);
+        }
+    }
+};
+
+static inline Floats floats_of(const lmoe_buf *b)
+{
+    return {b->data, cuda_is_bf16(b) != 0};
+}
+
+static inline Results results_of(const lmoe_buf *b)
+{
+    return {b->data, cuda_is_bf16(b) != 0};
+}
+
+static inline Floats floats(const lmoe_args *a, int i)
+{
+    return floats_of(cuda_at(a->in, a->n_in, i));
+}
+
+static inline Results results(const lmoe_args *a, int i)
+{
+    return results_of(cuda_at(a->out, a->n_out, i));
+}
+
 /* Blocks of `size` for n items. */
 static inline unsigned blocks(int64_t n, int64_t size)
 {
@@ -36,6 +158,19 @@ static inline unsigned blocks(int64_t n, int64_t size)
 static __device__ inline int64_t item()
 {
     return (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+}
+
+/* Calls body(i, n) for packs of elements i ... i + n - 1 of `count`. */
+template <class Body> static __global__ void packs(int64_t count, Body body)
+{
+    int64_t i = item() * PACK;
+    if (i < count) body(i, (int)min((int64_t)PACK, count - i));
+}
+
+template <class Body> static lmoe_status launch_packs(const lmoe_args *a, int64_t count, Body body)
+{
+    packs<<<blocks(cuda_pieces(count, PACK), THREADS), THREADS, 0, stream_of(a)>>>(count, body);
+    return cuda_launched(a);
 }
 
 /* ---- sums and maxima; every thread gets the result ---- */

@@ -17,29 +17,40 @@ struct Loss {
     int want_grad;
 };
 
-/* logits: (token, row) from token `first` on; loss of each token, without the factor. */
-static __global__ void row_loss(Loss w, int64_t first, float *logits, float *loss)
+/* logits: (token, row) from token `first` on, read and changed; loss of each token, without the
+ * factor. `rest` is the sum over all rows but the label's, so that softmax - 1 does not cancel. */
+static __global__ void __launch_bounds__(1024)
+    row_loss(Loss w, int64_t first, Floats logits, Results derivative, float *loss)
 {
-    int64_t token = first + blockIdx.x, label = w.labels[token];
-    float *c = logits + blockIdx.x * w.rows, most = -INFINITY, rest = 0;
-    if (label < 0 || label >= w.rows) {
-        if (threadIdx.x == 0) loss[token] = 0;
-        for (int64_t v = threadIdx.x; v < w.rows && w.want_grad; v += blockDim.x) c[v] = 0;
-        return;
+    int64_t token = first + blockIdx.x, label = w.labels[token], at = blockIdx.x * w.rows;
+    float most = -INFINITY, rest = 0;
+    bool counts = label >= 0 && label < w.rows;
+    for (int64_t v = threadIdx.x * PACK; v < w.rows && counts; v += blockDim.x * PACK) {
+        int n = (int)min((int64_t)PACK, w.rows - v);
+        Pack c = logits.pack(at + v, n);
+        float larger = most;
+        for (int k = 0; k < n; k++) larger = fmaxf(larger, c.x[k]);
+        rest = rest > 0 ? rest * expf(most - larger) : 0;
+        for (int k = 0; k < n; k++) rest += v + k == label ? 0.0f : expf(c.x[k] - larger);
+        most = larger;
     }
-    for (int64_t v = threadIdx.x; v < w.rows; v += blockDim.x) most = fmaxf(most, c[v]);
-    most = block_max(most);
-    for (int64_t v = threadIdx.x; v < w.rows; v += blockDim.x)
-        rest += v == label ? 0.0f : expf(c[v] - most);
-    rest = block_sum(rest);
-    float own = c[label], sum = rest + expf(own - most);
-    if (threadIdx.x == 0) loss[token] = (float)(log((double)sum) + ((double)most - (double)own));
+    float larger = block_max(most);
+    rest = block_sum(rest > 0 ? rest * expf(most - larger) : 0.0f);
+    float own = counts ? logits[at + label] : 0.0f, sum = rest + expf(own - larger);
+    if (threadIdx.x == 0)
+        loss[token] = counts ? (float)(log((double)sum) + ((double)larger - (double)own)) : 0.0f;
     if (!w.want_grad) return;
-    __syncthreads(); /* c[label] was read */
+    __syncthreads(); /* logits[label] was read */
     float scale = *w.factor / sum;
-    for (int64_t v = threadIdx.x; v < w.rows; v += blockDim.x) {
-        /* softmax - 1 at the label, without cancellation where the label has nearly all of it */
-        c[v] = v == label ? -scale * rest : scale * expf(c[v] - most);
+    for (int64_t v = threadIdx.x * PACK; v < w.rows; v += blockDim.x * PACK) {
+        int n = (int)min((int64_t)PACK, w.rows - v);
+        Pack c = {};
+        if (counts) c = logits.pack(at + v, n);
+        for (int k = 0; k < PACK; k++)
+            c.x[k] = !counts          ? 0.0f
+                     : v + k == label ? -scale * rest
+                                      : scale * expf(c.x[k] - larger);
+        derivative.pack(at + v, n, c);
     }
 }
 
@@ -52,11 +63,14 @@ static __global__ void total_loss(Loss w, const float *loss, float *y)
     if (threadIdx.x == 0) *y = (float)(*w.factor * sum);
 }
 
-/* Long chunks spread the cost of reading and writing dtable, short ones keep the logits small. */
-static int64_t chunk_of(int64_t tokens, int64_t rows)
+/* Long chunks spread the cost of reading and writing dtable, short ones keep the logits small.
+ * Logits have x's dtype. */
+static int64_t chunk_of(const Loss &w)
 {
-    const int64_t logits = (int64_t)1 << 25;
-    return cuda_min(tokens, cuda_max(64, logits / rows));
+    const int64_t logits = (int64_t)1 << 29;
+    int64_t most = cuda_min(w.tokens, cuda_max(64, logits / w.rows));
+    int64_t even = cuda_pieces(w.tokens, cuda_pieces(w.tokens, most));
+    return cuda_min(w.tokens, cuda_pieces(even, 128) * 128);
 }
 
 static Loss describe(const lmoe_args *a)
@@ -70,34 +84,43 @@ static Loss describe(const lmoe_args *a)
 static size_t workspace(const lmoe_args *a)
 {
     Loss w = describe(a);
-    return cuda_words(w.tokens) + cuda_words(chunk_of(w.tokens, w.rows) * w.rows);
+    int64_t bytes = chunk_of(w) * w.rows * (int64_t)lmoe_dtype_bytes(a->in[X].dtype);
+    return cuda_words(w.tokens) + cuda_words(cuda_pieces(bytes, 4));
 }
 
-/* op(A) op(B) + beta C of dense matrices. */
+/* op(A) op(B) + beta C of dense matrices, all of x's dtype. */
 static lmoe_status product(const lmoe_args *args, int ta, int tb, int64_t m, int64_t n, int64_t k,
-                           const float *a, const float *b, float beta, float *c)
+                           const void *a, const void *b, float beta, void *c)
 {
-    cuda_product p = {ta, tb, m, n, k, ta ? m : k, tb ? k : n, n, beta, a, b, c, 1, 0, 0, 0};
+    lmoe_dtype dtype = args->in[X].dtype;
+    cuda_product p = {ta, tb, m, n, k, ta ? m : k, tb ? k : n, n, beta, dtype, dtype, a, b, c, 1};
     return cuda_gemm(args, &p);
 }
 
 static lmoe_status launch(const lmoe_args *a)
 {
     Loss w = describe(a);
-    const float *x = input<float>(a, X), *table = input<float>(a, TABLE);
-    float *y = output<float>(a, 0), *dx = output<float>(a, 1), *dtable = output<float>(a, 2);
+    size_t row = (size_t)w.width * lmoe_dtype_bytes(a->in[X].dtype);
+    const char *x = input<char>(a, X);
+    const void *table = input<void>(a, TABLE);
+    char *dx = output<char>(a, 1);
+    void *dtable = output<void>(a, 2);
+    float *y = output<float>(a, 0);
     char *cursor = (char *)a->workspace;
-    float *loss = (float *)cuda_take(&cursor, w.tokens), *logits = (float *)cursor;
-    int64_t chunk = chunk_of(w.tokens, w.rows);
+    float *loss = (float *)cuda_take(&cursor, w.tokens);
+    bool narrow = cuda_is_bf16(&a->in[X]);
+    int64_t chunk = chunk_of(w);
     w.want_grad = dx || dtable;
     for (int64_t first = 0; first < w.tokens; first += chunk) {
         int64_t n = cuda_min(chunk, w.tokens - first);
-        const float *xs = x + first * w.width;
-        LMOE_TRY(product(a, 0, 1, n, w.rows, w.width, xs, table, 0, logits));
-        row_loss<<<(unsigned)n, THREADS, 0, stream_of(a)>>>(w, first, logits, loss);
+        const char *xs = x + (size_t)first * row;
+        LMOE_TRY(product(a, 0, 1, n, w.rows, w.width, xs, table, 0, cursor));
+        row_loss<<<(unsigned)n, 1024, 0, stream_of(a)>>>(w, first, {cursor, narrow},
+                                                         {cursor, narrow}, loss);
         if (dx)
-            LMOE_TRY(product(a, 0, 0, n, w.width, w.rows, logits, table, 0, dx + first * w.width));
-        if (dtable) LMOE_TRY(product(a, 1, 0, w.rows, w.width, n, logits, xs, first > 0, dtable));
+            LMOE_TRY(product(a, 0, 0, n, w.width, w.rows, cursor, table, 0,
+                             dx + (size_t)first * row));
+        if (dtable) LMOE_TRY(product(a, 1, 0, w.rows, w.width, n, cursor, xs, first > 0, dtable));
     }
     if (y) total_loss<<<1, 1024, 0, stream_of(a)>>>(w, loss, y);
     return cuda_launched(a);
@@ -105,7 +128,10 @@ static lmoe_status launch(const lmoe_args *a)
 
 static int can(const lmoe_args *a)
 {
-    return cuda_all_f32(a) && a->in[LABELS].dtype == LMOE_I32;
+    lmoe_dtype dtype = a->in[X].dtype;
+    for (int i = 1; i < a->n_out; i++)
+        if (lmoe_buf_present(&a->out[i]) && a->out[i].dtype != dtype) return 0;
+    return cuda_floats(a) && a->in[TABLE].dtype == dtype && a->in[LABELS].dtype == LMOE_I32;
 }
 
 CUDA_KERNEL(linear_cross_entropy, 1, can, workspace, launch)

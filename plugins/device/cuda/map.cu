@@ -63,39 +63,51 @@ static __device__ float slope(int fn, float x)
     }
 }
 
-static __global__ void map(int64_t n, int fn, const float *x, float *y)
-{
-    int64_t i = item();
-    if (i < n) y[i] = function(fn, x[i]);
-}
+struct Map {
+    int fn;
+    Floats x;
+    Results y;
 
-static __global__ void map_grad(int64_t n, int fn, const float *x, const float *dy, float *dx)
+    __device__ void operator()(int64_t i, int m) const
+    {
+        Pack p = x.pack(i, m);
+        for (int k = 0; k < PACK; k++) p.x[k] = function(fn, p.x[k]);
+        y.pack(i, m, p);
+    }
+};
+
+struct MapGrad {
+    int fn;
+    Floats x, dy;
+    Results dx;
+
+    __device__ void operator()(int64_t i, int m) const
+    {
+        Pack p = x.pack(i, m), d = dy.pack(i, m);
+        for (int k = 0; k < PACK; k++) d.x[k] *= slope(fn, p.x[k]);
+        dx.pack(i, m, d);
+    }
+};
+
+static int fn_of(const lmoe_args *a)
 {
-    int64_t i = item();
-    if (i < n) dx[i] = dy[i] * slope(fn, x[i]);
+    return ((const lmoe_map_attrs *)a->attrs)->fn;
 }
 
 static int can(const lmoe_args *a)
 {
-    int fn = ((const lmoe_map_attrs *)a->attrs)->fn;
-    return cuda_all_f32(a) && fn >= 0 && fn <= LMOE_MAP_LOG1MEXP;
+    return cuda_floats(a) && fn_of(a) >= 0 && fn_of(a) <= LMOE_MAP_LOG1MEXP;
 }
 
 static lmoe_status launch(const lmoe_args *a)
 {
-    int64_t n = lmoe_buf_count(&a->in[0]);
-    map<<<blocks(n, THREADS), THREADS, 0, stream_of(a)>>>(n, ((const lmoe_map_attrs *)a->attrs)->fn,
-                                                          input<float>(a, 0), output<float>(a, 0));
-    return cuda_launched(a);
+    return launch_packs(a, lmoe_buf_count(&a->in[0]), Map{fn_of(a), floats(a, 0), results(a, 0)});
 }
 
 static lmoe_status launch_grad(const lmoe_args *a)
 {
-    int64_t n = lmoe_buf_count(&a->in[0]);
-    map_grad<<<blocks(n, THREADS), THREADS, 0, stream_of(a)>>>(
-        n, ((const lmoe_map_attrs *)a->attrs)->fn, input<float>(a, 0), input<float>(a, 1),
-        output<float>(a, 0));
-    return cuda_launched(a);
+    return launch_packs(a, lmoe_buf_count(&a->in[0]),
+                        MapGrad{fn_of(a), floats(a, 0), floats(a, 1), results(a, 0)});
 }
 
 CUDA_KERNEL(map, 1, can, NULL, launch)
@@ -103,39 +115,48 @@ CUDA_KERNEL(map_grad, 1, can, NULL, launch_grad)
 
 /* ---- y = silu(gate) up ---- */
 
-static __global__ void swiglu(int64_t n, const float *gate, const float *up, float *y)
-{
-    int64_t i = item();
-    if (i < n) y[i] = silu(gate[i]) * up[i];
-}
+struct Swiglu {
+    Floats gate, up;
+    Results y;
 
-/* dgate and dup may each be NULL. */
-static __global__ void swiglu_grad(int64_t n, const float *gate, const float *up, const float *dy,
-                                   float *dgate, float *dup)
-{
-    int64_t i = item();
-    if (i >= n) return;
-    float g = gate[i], u = up[i], d = dy[i];
-    if (dgate) dgate[i] = d * u * silu_slope(g);
-    if (dup) dup[i] = d * silu(g);
-}
+    __device__ void operator()(int64_t i, int m) const
+    {
+        Pack g = gate.pack(i, m), u = up.pack(i, m);
+        for (int k = 0; k < PACK; k++) u.x[k] *= silu(g.x[k]);
+        y.pack(i, m, u);
+    }
+};
+
+/* dgate and dup may each be absent. */
+struct SwigluGrad {
+    Floats gate, up, dy;
+    Results dgate, dup;
+
+    __device__ void operator()(int64_t i, int m) const
+    {
+        Pack g = gate.pack(i, m), u = up.pack(i, m), d = dy.pack(i, m);
+        for (int k = 0; k < PACK; k++) {
+            float slope = u.x[k] * d.x[k] * silu_slope(g.x[k]);
+            u.x[k] = d.x[k] * silu(g.x[k]);
+            g.x[k] = slope;
+        }
+        if (dgate) dgate.pack(i, m, g);
+        if (dup) dup.pack(i, m, u);
+    }
+};
 
 static lmoe_status launch_swiglu(const lmoe_args *a)
 {
-    int64_t n = lmoe_buf_count(&a->in[0]);
-    swiglu<<<blocks(n, THREADS), THREADS, 0, stream_of(a)>>>(
-        n, input<float>(a, 0), input<float>(a, 1), output<float>(a, 0));
-    return cuda_launched(a);
+    return launch_packs(a, lmoe_buf_count(&a->in[0]),
+                        Swiglu{floats(a, 0), floats(a, 1), results(a, 0)});
 }
 
 static lmoe_status launch_swiglu_grad(const lmoe_args *a)
 {
-    int64_t n = lmoe_buf_count(&a->in[0]);
-    swiglu_grad<<<blocks(n, THREADS), THREADS, 0, stream_of(a)>>>(
-        n, input<float>(a, 0), input<float>(a, 1), input<float>(a, 2), output<float>(a, 0),
-        output<float>(a, 1));
-    return cuda_launched(a);
+    return launch_packs(
+        a, lmoe_buf_count(&a->in[0]),
+        SwigluGrad{floats(a, 0), floats(a, 1), floats(a, 2), results(a, 0), results(a, 1)});
 }
 
-CUDA_KERNEL(swiglu, 1, cuda_all_f32, NULL, launch_swiglu)
-CUDA_KERNEL(swiglu_grad, 1, cuda_all_f32, NULL, launch_swiglu_grad)
+CUDA_KERNEL(swiglu, 1, cuda_floats, NULL, launch_swiglu)
+CUDA_KERNEL(swiglu_grad, 1, cuda_floats, NULL, launch_swiglu_grad)

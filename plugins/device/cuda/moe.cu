@@ -122,42 +122,53 @@ CUDA_KERNEL(moe_sort, 1, can_sort, sort_workspace, launch_sort)
 
 /* ---- moe_gather: a warp a row ---- */
 
-static __global__ void gather(int64_t rows, int64_t choice, int64_t embed, const float *x,
-                              const int32_t *order, float *to)
+enum { STEP = WARP * PACK };
+
+static __device__ int left(int64_t embed, int64_t e)
+{
+    return (int)min((int64_t)PACK, embed - e);
+}
+
+static __global__ void gather(int64_t rows, int64_t choice, int64_t embed, Floats x,
+                              const int32_t *order, Results to)
 {
     int64_t r = (int64_t)blockIdx.x * ROWS + threadIdx.y;
     if (r >= rows) return;
     int32_t slot = order[r];
-    const float *from = x + max(slot, 0) / choice * embed;
-    for (int64_t e = threadIdx.x; e < embed; e += WARP)
-        to[r * embed + e] = slot < 0 ? 0.0f : from[e];
+    int64_t from = max(slot, 0) / choice * embed;
+    for (int64_t e = threadIdx.x * PACK; e < embed; e += STEP)
+        to.pack(r * embed + e, left(embed, e),
+                slot < 0 ? Pack{} : x.pack(from + e, left(embed, e)));
 }
 
 static lmoe_status launch_gather(const lmoe_args *a)
 {
     int64_t rows = a->in[1].dim[0];
     gather<<<blocks(rows, ROWS), dim3(WARP, ROWS), 0, stream_of(a)>>>(
-        rows, a->in[2].dim[2], a->in[0].dim[2], input<float>(a, 0), input<int32_t>(a, 1),
-        output<float>(a, 0));
+        rows, a->in[2].dim[2], a->in[0].dim[2], floats(a, 0), input<int32_t>(a, 1), results(a, 0));
     return cuda_launched(a);
 }
 
-CUDA_KERNEL(moe_gather, 1, cuda_all_f32, NULL, launch_gather)
+CUDA_KERNEL(moe_gather, 1, cuda_floats, NULL, launch_gather)
 
 /* ---- moe_combine: a warp a token ---- */
 
-static __global__ void combine(int64_t tokens, int64_t choice, int64_t embed, const float *rows,
-                               const int32_t *position, const float *weight, float *y)
+static __global__ void combine(int64_t tokens, int64_t choice, int64_t embed, Floats rows,
+                               const int32_t *position, Floats weight, Results y)
 {
     int64_t token = (int64_t)blockIdx.x * ROWS + threadIdx.y;
     if (token >= tokens) return;
-    for (int64_t e = threadIdx.x; e < embed; e += WARP) {
-        float sum = 0;
+    for (int64_t e = threadIdx.x * PACK; e < embed; e += STEP) {
+        Pack sum = {};
+#pragma unroll 4
         for (int64_t slot = token * choice; slot < (token + 1) * choice; slot++) {
-            if (position[slot] >= 0)
-                sum += (weight ? weight[slot] : 1.0f) * rows[position[slot] * embed + e];
+            int64_t r = position[slot];
+            if (r < 0) continue;
+            Pack row = rows.pack(r * embed + e, left(embed, e));
+            float scale = weight ? weight[slot] : 1.0f;
+            for (int k = 0; k < PACK; k++) sum.x[k] += scale * row.x[k];
         }
-        y[token * embed + e] = sum;
+        y.pack(token * embed + e, left(embed, e), sum);
     }
 }
 
@@ -166,39 +177,45 @@ static lmoe_status launch_combine(const lmoe_args *a)
     const lmoe_buf *position = &a->in[2];
     int64_t tokens = position->dim[0] * position->dim[1];
     combine<<<blocks(tokens, ROWS), dim3(WARP, ROWS), 0, stream_of(a)>>>(
-        tokens, position->dim[2], a->in[0].dim[1], input<float>(a, 0), input<int32_t>(a, 2),
-        input<float>(a, 3), output<float>(a, 0));
+        tokens, position->dim[2], a->in[0].dim[1], floats(a, 0), input<int32_t>(a, 2), floats(a, 3),
+        results(a, 0));
     return cuda_launched(a);
 }
 
-CUDA_KERNEL(moe_combine, 1, cuda_all_f32, NULL, launch_combine)
+CUDA_KERNEL(moe_combine, 1, cuda_floats, NULL, launch_combine)
 
 /* ---- moe_combine_grad: a warp a row for drows, a warp a slot for dweight ---- */
 
 static __global__ void combine_grad_rows(int64_t rows, int64_t choice, int64_t embed,
-                                         const int32_t *order, const float *weight, const float *dy,
-                                         float *drows)
+                                         const int32_t *order, Floats weight, Floats dy,
+                                         Results drows)
 {
     int64_t r = (int64_t)blockIdx.x * ROWS + threadIdx.y;
     if (r >= rows) return;
     int32_t slot = max(order[r], 0);
     int64_t token = slot / choice * embed;
     float scale = order[r] < 0 ? 0.0f : weight[slot];
-    for (int64_t e = threadIdx.x; e < embed; e += WARP)
-        drows[r * embed + e] = scale * dy[token + e];
+    for (int64_t e = threadIdx.x * PACK; e < embed; e += STEP) {
+        Pack d = dy.pack(token + e, left(embed, e));
+        for (int k = 0; k < PACK; k++) d.x[k] *= scale;
+        drows.pack(r * embed + e, left(embed, e), d);
+    }
 }
 
 static __global__ void combine_grad_weight(int64_t slots, int64_t choice, int64_t embed,
-                                           const float *rows, const int32_t *position,
-                                           const float *dy, float *dweight)
+                                           Floats rows, const int32_t *position, Floats dy,
+                                           Results dweight)
 {
     int64_t slot = (int64_t)blockIdx.x * ROWS + threadIdx.y;
     if (slot >= slots) return;
     int64_t row = (int64_t)max(position[slot], 0) * embed, token = slot / choice * embed;
     float sum = 0;
-    for (int64_t e = threadIdx.x; e < embed; e += WARP) sum += rows[row + e] * dy[token + e];
+    for (int64_t e = threadIdx.x * PACK; e < embed; e += STEP) {
+        Pack x = rows.pack(row + e, left(embed, e)), d = dy.pack(token + e, left(embed, e));
+        for (int k = 0; k < PACK; k++) sum += x.x[k] * d.x[k];
+    }
     sum = warp_sum(sum);
-    if (threadIdx.x == 0) dweight[slot] = position[slot] < 0 ? 0.0f : sum;
+    if (threadIdx.x == 0) dweight.put(slot, position[slot] < 0 ? 0.0f : sum);
 }
 
 static lmoe_status launch_combine_grad(const lmoe_args *a)
@@ -207,35 +224,32 @@ static lmoe_status launch_combine_grad(const lmoe_args *a)
     int64_t slots = lmoe_buf_count(position), rows = a->in[0].dim[0];
     int64_t choice = position->dim[2], embed = a->in[0].dim[1];
     dim3 block(WARP, ROWS);
-    if (output<float>(a, 0))
+    if (results(a, 0))
         combine_grad_rows<<<blocks(rows, ROWS), block, 0, stream_of(a)>>>(
-            rows, choice, embed, input<int32_t>(a, 1), input<float>(a, 3), input<float>(a, 4),
-            output<float>(a, 0));
-    if (output<float>(a, 1))
+            rows, choice, embed, input<int32_t>(a, 1), floats(a, 3), floats(a, 4), results(a, 0));
+    if (results(a, 1))
         combine_grad_weight<<<blocks(slots, ROWS), block, 0, stream_of(a)>>>(
-            slots, choice, embed, input<float>(a, 0), input<int32_t>(a, 2), input<float>(a, 4),
-            output<float>(a, 1));
+            slots, choice, embed, floats(a, 0), input<int32_t>(a, 2), floats(a, 4), results(a, 1));
     return cuda_launched(a);
 }
 
-CUDA_KERNEL(moe_combine_grad, 1, cuda_all_f32, NULL, launch_combine_grad)
+CUDA_KERNEL(moe_combine_grad, 1, cuda_floats, NULL, launch_combine_grad)
 
 /* ---- moe_weight: slots to rows; moe_weight_grad: rows to slots ---- */
 
-static __global__ void pick(int64_t n, const float *x, const int32_t *from, float *y)
+static __global__ void pick(int64_t n, Floats x, const int32_t *from, Results y)
 {
     int64_t i = item();
-    if (i < n) y[i] = from[i] < 0 ? 0.0f : x[from[i]];
+    if (i < n) y.put(i, from[i] < 0 ? 0.0f : x[from[i]]);
 }
 
 static lmoe_status launch_pick(const lmoe_args *a)
 {
     int64_t n = lmoe_buf_count(&a->out[0]);
     const int32_t *from = input<int32_t>(a, a->out[0].rank == 1 ? 1 : 2);
-    pick<<<blocks(n, THREADS), THREADS, 0, stream_of(a)>>>(n, input<float>(a, 0), from,
-                                                           output<float>(a, 0));
+    pick<<<blocks(n, THREADS), THREADS, 0, stream_of(a)>>>(n, floats(a, 0), from, results(a, 0));
     return cuda_launched(a);
 }
 
-CUDA_KERNEL(moe_weight, 1, cuda_all_f32, NULL, launch_pick)
-CUDA_KERNEL(moe_weight_grad, 1, cuda_all_f32, NULL, launch_pick)
+CUDA_KERNEL(moe_weight, 1, cuda_floats, NULL, launch_pick)
+CUDA_KERNEL(moe_weight_grad, 1, cuda_floats, NULL, launch_pick)

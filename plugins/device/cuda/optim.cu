@@ -8,11 +8,14 @@
 
 enum { BLOCK = 4096 };
 
-static __global__ void squares(int64_t n, const float *x, float *partial)
+static __global__ void squares(int64_t n, Floats x, float *partial)
 {
     int64_t begin = (int64_t)blockIdx.x * BLOCK, end = min(n, begin + BLOCK);
     float sum = 0;
-    for (int64_t i = begin + threadIdx.x; i < end; i += blockDim.x) sum += x[i] * x[i];
+    for (int64_t i = begin + threadIdx.x * PACK; i < end; i += blockDim.x * PACK) {
+        Pack p = x.pack(i, (int)min((int64_t)PACK, end - i));
+        for (int k = 0; k < PACK; k++) sum += p.x[k] * p.x[k];
+    }
     sum = block_sum(sum);
     if (threadIdx.x == 0) partial[blockIdx.x] = sum;
 }
@@ -35,41 +38,53 @@ static lmoe_status launch_squares(const lmoe_args *a)
 {
     int64_t n = lmoe_buf_count(&a->in[0]), parts = cuda_pieces(n, BLOCK);
     float *partial = (float *)a->workspace;
-    squares<<<(unsigned)parts, THREADS, 0, stream_of(a)>>>(n, input<float>(a, 0), partial);
+    squares<<<(unsigned)parts, THREADS, 0, stream_of(a)>>>(n, floats(a, 0), partial);
     sum_all<<<1, THREADS, 0, stream_of(a)>>>(parts, partial, output<float>(a, 0));
     return cuda_launched(a);
 }
 
-CUDA_KERNEL(sum_squares, 1, cuda_all_f32, squares_workspace, launch_squares)
+CUDA_KERNEL(sum_squares, 1, cuda_floats, squares_workspace, launch_squares)
 
 /* ---- accumulate ---- */
 
-static __global__ void accumulate(int64_t n, float *buffer, const float *x)
-{
-    int64_t i = item();
-    if (i < n) buffer[i] += x[i];
-}
+struct Accumulate {
+    Floats buffer, x;
+    Results to;
+
+    __device__ void operator()(int64_t i, int m) const
+    {
+        Pack p = buffer.pack(i, m), q = x.pack(i, m);
+        for (int k = 0; k < PACK; k++) p.x[k] += q.x[k];
+        to.pack(i, m, p);
+    }
+};
 
 static lmoe_status launch_accumulate(const lmoe_args *a)
 {
-    int64_t n = lmoe_buf_count(&a->in[0]);
-    accumulate<<<blocks(n, THREADS), THREADS, 0, stream_of(a)>>>(n, (float *)a->in[0].data,
-                                                                 input<float>(a, 1));
-    return cuda_launched(a);
+    return launch_packs(a, lmoe_buf_count(&a->in[0]),
+                        Accumulate{floats(a, 0), floats(a, 1), results_of(&a->in[0])});
 }
 
-CUDA_KERNEL(accumulate, 1, cuda_all_f32, NULL, launch_accumulate)
+CUDA_KERNEL(accumulate, 1, cuda_floats, NULL, launch_accumulate)
 
 /* ---- adamw ---- */
 
-enum { PARAM, GRAD, M, V, NORM, LR, STEP };
+enum { PARAM, GRAD, M, V, NORM, LR, STEP, MASTER };
+
+/* What is read and written at the same place: an operand that is changed. */
+struct Changed {
+    Floats from;
+    Results to;
+};
 
 struct Adam {
     int64_t n;
     double beta1, beta2, clip;
     float eps, weight_decay;
-    float *param, *m, *v;
-    const float *grad, *norm, *lr, *step;
+    Changed exact, m, v; /* exact: the master, or else the parameter */
+    Results rounded;     /* the parameter beside a master */
+    Floats grad;
+    const float *norm, *lr, *step;
 };
 
 /* 1 - beta^step takes double: beta lies near 1. */
@@ -83,16 +98,31 @@ static __global__ void adamw(Adam o)
         v_part = (float)(1.0 - pow(o.beta2, (double)*o.step));
     }
     __syncthreads();
-    int64_t i = item();
+    int64_t i = item() * PACK;
     if (i >= o.n) return;
-    float scale = o.clip > 0 && norm > o.clip ? (float)(o.clip / norm) : 1.0f;
-    float g = o.grad[i] * scale, p = o.param[i];
-    float m = (float)o.beta1 * o.m[i] + (float)(1.0 - o.beta1) * g;
-    float v = (float)o.beta2 * o.v[i] + (float)(1.0 - o.beta2) * g * g;
-    float update = m / m_part / (sqrtf(v / v_part) + o.eps) + o.weight_decay * p;
-    o.m[i] = m;
-    o.v[i] = v;
-    o.param[i] = p - *o.lr * update;
+    int n = (int)min((int64_t)PACK, o.n - i);
+    float scale = o.clip > 0 && norm > o.clip ? (float)(o.clip / norm) : 1.0f, lr = *o.lr;
+    float beta1 = (float)o.beta1, rest1 = (float)(1.0 - o.beta1);
+    float beta2 = (float)o.beta2, rest2 = (float)(1.0 - o.beta2);
+    Pack g = o.grad.pack(i, n), p = o.exact.from.pack(i, n);
+    Pack m = o.m.from.pack(i, n), v = o.v.from.pack(i, n);
+    for (int k = 0; k < PACK; k++) {
+        float gradient = g.x[k] * scale;
+        m.x[k] = beta1 * m.x[k] + rest1 * gradient;
+        v.x[k] = beta2 * v.x[k] + rest2 * gradient * gradient;
+        float update =
+            m.x[k] / m_part / (sqrtf(v.x[k] / v_part) + o.eps) + o.weight_decay * p.x[k];
+        p.x[k] -= lr * update;
+    }
+    o.m.to.pack(i, n, m);
+    o.v.to.pack(i, n, v);
+    o.exact.to.pack(i, n, p);
+    if (o.rounded) o.rounded.pack(i, n, p);
+}
+
+static Changed changed(const lmoe_args *a, int i)
+{
+    return {floats(a, i), results_of(&a->in[i])};
 }
 
 static lmoe_status launch_adamw(const lmoe_args *a)
@@ -100,15 +130,17 @@ static lmoe_status launch_adamw(const lmoe_args *a)
     const lmoe_adamw_attrs *o = (const lmoe_adamw_attrs *)a->attrs;
     Adam w = {lmoe_buf_count(&a->in[PARAM]), o->beta1, o->beta2, o->clip, (float)o->eps,
               (float)o->weight_decay};
-    w.param = (float *)a->in[PARAM].data;
-    w.m = (float *)a->in[M].data;
-    w.v = (float *)a->in[V].data;
-    w.grad = input<float>(a, GRAD);
+    bool has_master = (bool)floats(a, MASTER);
+    w.exact = changed(a, has_master ? MASTER : PARAM);
+    w.m = changed(a, M);
+    w.v = changed(a, V);
+    if (has_master) w.rounded = results_of(&a->in[PARAM]);
+    w.grad = floats(a, GRAD);
     w.norm = input<float>(a, NORM);
     w.lr = input<float>(a, LR);
     w.step = input<float>(a, STEP);
-    adamw<<<blocks(w.n, THREADS), THREADS, 0, stream_of(a)>>>(w);
+    adamw<<<blocks(cuda_pieces(w.n, PACK), THREADS), THREADS, 0, stream_of(a)>>>(w);
     return cuda_launched(a);
 }
 
-CUDA_KERNEL(adamw, 1, cuda_all_f32, NULL, launch_adamw)
+CUDA_KERNEL(adamw, 1, cuda_floats, NULL, launch_adamw)

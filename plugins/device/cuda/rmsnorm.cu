@@ -11,78 +11,119 @@
 #include "kernel.cuh"
 
 enum { X, WEIGHT, GATE, DY };
-enum { MOST_PARTS = 128, PART_ROWS = 64 };
+enum { MOST_PARTS = 256, PART_ROWS = 64, STEP = WARP * PACK /* columns that a warp has at a time */ };
 
 struct Norm {
     int64_t rows, width;
     double eps;
-    const float *x, *weight, *gate, *dy;
+    Floats x, weight, gate, dy;
+
+    __device__ int left(int64_t i) const
+    {
+        return (int)min((int64_t)PACK, width - i);
+    }
 };
 
-static __device__ double scale_of(const Norm &w, const float *x)
+static __device__ double scale_of(const Norm &w, int64_t at)
 {
     double sum = 0;
-    for (int64_t i = threadIdx.x; i < w.width; i += WARP) sum += (double)x[i] * x[i];
+    for (int64_t i = threadIdx.x * PACK; i < w.width; i += STEP) {
+        Pack x = w.x.pack(at + i, w.left(i));
+        for (int k = 0; k < PACK; k++) sum += (double)x.x[k] * x.x[k];
+    }
     return rsqrt(warp_sum(sum) / (double)w.width + w.eps);
 }
 
-static __global__ void normalise(Norm w, float *y)
+static __global__ void normalise(Norm w, Results y)
 {
     int64_t row = (int64_t)blockIdx.x * ROWS + threadIdx.y, at = row * w.width;
     if (row >= w.rows) return;
-    float r = (float)scale_of(w, w.x + at);
-    for (int64_t i = threadIdx.x; i < w.width; i += WARP) {
-        float n = w.x[at + i] * r;
-        if (w.weight) n *= w.weight[i];
-        if (w.gate) n *= silu(w.gate[at + i]);
-        y[at + i] = n;
+    float r = (float)scale_of(w, at);
+    for (int64_t i = threadIdx.x * PACK; i < w.width; i += STEP) {
+        int n = w.left(i);
+        Pack x = w.x.pack(at + i, n), z;
+        for (int k = 0; k < PACK; k++) x.x[k] *= r;
+        if (w.weight) {
+            z = w.weight.pack(i, n);
+            for (int k = 0; k < PACK; k++) x.x[k] *= z.x[k];
+        }
+        if (w.gate) {
+            z = w.gate.pack(at + i, n);
+            for (int k = 0; k < PACK; k++) x.x[k] *= silu(z.x[k]);
+        }
+        y.pack(at + i, n, x);
     }
 }
 
-/* dx, dgate (NULL: not wanted), and r of every row. */
-static __global__ void row_grad(Norm w, float *dx, float *dgate, float *scale)
+/* d = dy weight s; gate: silu's operand, if there is one. */
+static __device__ Pack weighted(const Norm &w, int64_t at, int64_t i, const Pack *gate)
+{
+    Pack d = w.dy.pack(at + i, w.left(i));
+    if (w.weight) {
+        Pack z = w.weight.pack(i, w.left(i));
+        for (int k = 0; k < PACK; k++) d.x[k] *= z.x[k];
+    }
+    if (gate)
+        for (int k = 0; k < PACK; k++) d.x[k] *= silu(gate->x[k]);
+    return d;
+}
+
+/* dx, dgate (absent: not wanted), and r of every row. */
+static __global__ void row_grad(Norm w, Results dx, Results dgate, float *scale)
 {
     int64_t row = (int64_t)blockIdx.x * ROWS + threadIdx.y, at = row * w.width;
     if (row >= w.rows) return;
-    double r = scale_of(w, w.x + at), sum = 0;
+    double r = scale_of(w, at), sum = 0;
     if (threadIdx.x == 0) scale[row] = (float)r;
-    for (int64_t i = threadIdx.x; i < w.width; i += WARP) {
-        double n = w.x[at + i] * r, d = w.dy[at + i];
-        if (w.weight) d *= w.weight[i];
-        if (w.gate) {
-            float g = w.gate[at + i];
-            if (dgate) dgate[at + i] = (float)(d * n) * silu_slope(g);
-            d *= silu(g);
+    for (int64_t i = threadIdx.x * PACK; i < w.width; i += STEP) {
+        int n = w.left(i);
+        Pack x = w.x.pack(at + i, n), gate;
+        if (w.gate) gate = w.gate.pack(at + i, n);
+        if (dgate) {
+            Pack d = weighted(w, at, i, NULL);
+            for (int k = 0; k < PACK; k++)
+                d.x[k] *= x.x[k] * (float)r * silu_slope(gate.x[k]);
+            dgate.pack(at + i, n, d);
         }
-        sum += d * n;
+        Pack d = weighted(w, at, i, w.gate ? &gate : NULL);
+        for (int k = 0; k < PACK; k++) sum += (double)d.x[k] * (x.x[k] * r);
     }
     if (!dx) return;
     double mean = warp_sum(sum) / (double)w.width;
-    for (int64_t i = threadIdx.x; i < w.width; i += WARP) {
-        double d = w.dy[at + i];
-        if (w.weight) d *= w.weight[i];
-        if (w.gate) d *= silu(w.gate[at + i]);
-        dx[at + i] = (float)(r * (d - w.x[at + i] * r * mean));
+    for (int64_t i = threadIdx.x * PACK; i < w.width; i += STEP) {
+        int n = w.left(i);
+        Pack x = w.x.pack(at + i, n), gate;
+        if (w.gate) gate = w.gate.pack(at + i, n);
+        Pack d = weighted(w, at, i, w.gate ? &gate : NULL);
+        for (int k = 0; k < PACK; k++) d.x[k] = (float)(r * (d.x[k] - x.x[k] * r * mean));
+        dx.pack(at + i, n, d);
     }
 }
 
-/* partial: (part, width). A block does 32 columns of a part. */
+/* partial: (part, width). A block does STEP columns of a part. */
 static __global__ void weight_grad(Norm w, const float *scale, int64_t part_rows, float *partial)
 {
-    __shared__ float sums[ROWS][WARP];
-    int64_t column = (int64_t)blockIdx.x * WARP + threadIdx.x;
+    __shared__ float sums[ROWS][STEP];
+    int64_t column = (int64_t)blockIdx.x * STEP + threadIdx.x * PACK;
     int64_t begin = blockIdx.y * part_rows, end = min(w.rows, begin + part_rows);
-    float sum = 0;
+    Pack sum = {};
     for (int64_t row = begin + threadIdx.y; row < end && column < w.width; row += ROWS) {
         int64_t at = row * w.width + column;
-        float d = w.dy[at] * w.x[at] * scale[row];
-        sum += w.gate ? d * silu(w.gate[at]) : d;
+        int n = w.left(column);
+        Pack x = w.x.pack(at, n), d = w.dy.pack(at, n), gate;
+        float r = scale[row];
+        if (w.gate) gate = w.gate.pack(at, n);
+        for (int k = 0; k < PACK; k++)
+            sum.x[k] += d.x[k] * x.x[k] * r * (w.gate ? silu(gate.x[k]) : 1.0f);
     }
-    sums[threadIdx.y][threadIdx.x] = sum;
+    for (int k = 0; k < PACK; k++) sums[threadIdx.y][threadIdx.x * PACK + k] = sum.x[k];
     __syncthreads();
-    if (threadIdx.y > 0 || column >= w.width) return;
-    for (int i = 1; i < ROWS; i++) sum += sums[i][threadIdx.x];
-    partial[blockIdx.y * w.width + column] = sum;
+    int i = threadIdx.y * WARP + threadIdx.x;
+    column = (int64_t)blockIdx.x * STEP + i;
+    if (column >= w.width) return;
+    float all = 0;
+    for (int row = 0; row < ROWS; row++) all += sums[row][i];
+    partial[blockIdx.y * w.width + column] = all;
 }
 
 static Norm describe(const lmoe_args *a)
@@ -91,10 +132,10 @@ static Norm describe(const lmoe_args *a)
     Norm w = {0,
               x->rank > 0 ? x->dim[x->rank - 1] : 1,
               ((const lmoe_rmsnorm_attrs *)a->attrs)->eps,
-              input<float>(a, X),
-              input<float>(a, WEIGHT),
-              input<float>(a, GATE),
-              input<float>(a, DY)};
+              floats(a, X),
+              floats(a, WEIGHT),
+              floats(a, GATE),
+              floats(a, DY)};
     w.rows = lmoe_buf_count(x) / w.width;
     return w;
 }
@@ -102,7 +143,7 @@ static Norm describe(const lmoe_args *a)
 static lmoe_status launch(const lmoe_args *a)
 {
     Norm w = describe(a);
-    normalise<<<blocks(w.rows, ROWS), dim3(WARP, ROWS), 0, stream_of(a)>>>(w, output<float>(a, 0));
+    normalise<<<blocks(w.rows, ROWS), dim3(WARP, ROWS), 0, stream_of(a)>>>(w, results(a, 0));
     return cuda_launched(a);
 }
 
@@ -122,18 +163,17 @@ static lmoe_status launch_grad(const lmoe_args *a)
     Norm w = describe(a);
     char *cursor = (char *)a->workspace;
     float *scale = (float *)cuda_take(&cursor, w.rows), *partial = (float *)cursor;
-    float *dweight = output<float>(a, 1);
-    int64_t part_rows = part_rows_of(w.rows), parts = cuda_pieces(w.rows, part_rows);
+        int64_t part_rows = part_rows_of(w.rows), parts = cuda_pieces(w.rows, part_rows);
     dim3 block(WARP, ROWS);
-    row_grad<<<blocks(w.rows, ROWS), block, 0, stream_of(a)>>>(w, output<float>(a, 0),
-                                                               output<float>(a, 2), scale);
-    if (dweight) {
-        dim3 grid(blocks(w.width, WARP), (unsigned)parts);
+    row_grad<<<blocks(w.rows, ROWS), block, 0, stream_of(a)>>>(w, results(a, 0), results(a, 2),
+                                                               scale);
+    if (results(a, 1)) {
+        dim3 grid(blocks(w.width, STEP), (unsigned)parts);
         weight_grad<<<grid, block, 0, stream_of(a)>>>(w, scale, part_rows, partial);
-        cuda_add_parts(stream_of(a), partial, parts, w.width, dweight);
+        cuda_add_parts(stream_of(a), partial, parts, w.width, &a->out[1]);
     }
     return cuda_launched(a);
 }
 
-CUDA_KERNEL(rmsnorm, 1, cuda_all_f32, NULL, launch)
-CUDA_KERNEL(rmsnorm_grad, 1, cuda_all_f32, grad_workspace, launch_grad)
+CUDA_KERNEL(rmsnorm, 1, cuda_floats, NULL, launch)
+CUDA_KERNEL(rmsnorm_grad, 1, cuda_floats, grad_workspace, launch_grad)

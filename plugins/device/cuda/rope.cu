@@ -9,7 +9,7 @@ struct Rope {
     double log2_base, sign;
 };
 
-static __global__ void turn(Rope r, const float *x, const int32_t *positions, float *y)
+static __global__ void turn(Rope r, Floats x, const int32_t *positions, Results y)
 {
     int64_t half = r.width / 2, token = item() / half, i = item() % half;
     if (token >= r.tokens) return;
@@ -20,8 +20,8 @@ static __global__ void turn(Rope r, const float *x, const int32_t *positions, fl
     for (int64_t h = 0; h < r.heads; h++) {
         int64_t at = (token * r.heads + h) * r.width + i;
         float a = x[at], b = x[at + half];
-        y[at] = a * c - b * s;
-        y[at + half] = a * s + b * c;
+        y.put(at, a * c - b * s);
+        y.put(at + half, a * s + b * c);
     }
 }
 
@@ -31,8 +31,8 @@ static lmoe_status launch(const lmoe_args *a)
     const lmoe_buf *x = &a->in[0];
     Rope r = {x->dim[0] * x->dim[1], x->dim[2], x->dim[3], log2(o->base), o->inverse ? -1.0 : 1.0};
     turn<<<blocks(r.tokens * (r.width / 2), THREADS), THREADS, 0, stream_of(a)>>>(
-        r, input<float>(a, 0), input<int32_t>(a, 1), output<float>(a, 0));
+        r, floats(a, 0), input<int32_t>(a, 1), results(a, 0));
     return cuda_launched(a);
 }
 
-CUDA_KERNEL(rope, 1, cuda_all_f32, NULL, launch)
+CUDA_KERNEL(rope, 1, cuda_floats, NULL, launch)

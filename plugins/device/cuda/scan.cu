@@ -12,14 +12,14 @@ template <int R> static void run(const lmoe_args *a, const Scan &c)
     float scale = (float)((const lmoe_scan_diag_attrs *)a->attrs)->scale;
     scan<R, false, false>
         <<<scan_grid(c, a->in[K].dim[0], c.nv), dim3(OWN, LANES), 0, stream_of(a)>>>(
-            c, input<float>(a, K), input<float>(a, V), 1.0f, input<float>(a, Q), scale,
-            input<float>(a, CARRY), output<float>(a, 0), output<float>(a, 1));
+            c, floats(a, K), floats(a, V), 1.0f, floats(a, Q), scale, input<float>(a, CARRY),
+            results(a, 0), output<float>(a, 1));
 }
 
 static int can(const lmoe_args *a)
 {
     int values = a->n_in > CARRY + 1 && lmoe_buf_present(&a->in[CARRY + 1]); /* that decay */
-    return cuda_all_f32(a) && elements_of(a->in[K].dim[3]) > 0 && !values;
+    return can_scan(a, DECAY, CARRY) && elements_of(a->in[K].dim[3]) > 0 && !values;
 }
 
 static lmoe_status launch(const lmoe_args *a)

@@ -84,7 +84,7 @@ static __device__ inline float factor_of(const Scan &c, const Lane &l, int64_t t
 
 /* Rows of a tensor (token head n), from element `first` on, into shared memory. */
 template <int TOKENS, int WIDTH>
-static __device__ void load_rows(const Scan &c, const Lane &l, int64_t s, int step, const float *x,
+static __device__ void load_rows(const Scan &c, const Lane &l, int64_t s, int step, Floats x,
                                  int64_t n, int64_t first, float scale, float (*to)[WIDTH])
 {
     int thread = threadIdx.y * OWN + threadIdx.x;
@@ -128,14 +128,14 @@ template <int R> static __device__ void store_state(const Lane &l, const float *
 /* Sums the parts of every column, and writes rows of out (token head n_own). */
 template <int R, bool DECAY_OWN>
 static __device__ void write_rows(const Scan &c, const Lane &l, int64_t s, int step, float scale,
-                                  const Group<R, DECAY_OWN> &g, float *out)
+                                  const Group<R, DECAY_OWN> &g, Results out)
 {
     for (int t = threadIdx.y; t < Group<R, DECAY_OWN>::TOKENS; t += LANES) {
         int64_t token = token_of(c, l, s + step * t);
         float sum = 0;
         for (int i = 0; i < LANES; i++) sum += g.part[t][i][threadIdx.x];
         if (token >= 0 && l.own < l.n_own)
-            out[(token * c.heads + l.h) * l.n_own + l.own] = scale * sum;
+            out.put((token * c.heads + l.h) * l.n_own + l.own, scale * sum);
     }
 }
 
@@ -143,8 +143,8 @@ static __device__ void write_rows(const Scan &c, const Lane &l, int64_t s, int s
  * memory; out: may be NULL. */
 template <int R, bool DECAY_OWN, bool BACKWARDS>
 static __global__ void __launch_bounds__(OWN *LANES)
-    scan(Scan c, const float *r, const float *o, float o_scale, const float *z, float z_scale,
-         const float *first, float *out, float *last)
+    scan(Scan c, Floats r, Floats o, float o_scale, Floats z, float z_scale, const float *first,
+         Results out, float *last)
 {
     typedef Group<R, DECAY_OWN> group;
     const int TOKENS = group::TOKENS, step = BACKWARDS ? -1 : 1;
@@ -187,6 +187,15 @@ static inline int elements_of(int64_t n)
     for (int i = 0; i < 5; i++)
         if (n <= LANES * sizes[i]) return sizes[i];
     return 0;
+}
+
+/* Decays and states are f32 beside floats of either kind. */
+static inline int can_scan(const lmoe_args *a, int decay, int carry)
+{
+    for (int i = carry; i < a->n_in; i++)
+        if (lmoe_buf_present(&a->in[i]) && !cuda_is_f32(&a->in[i])) return 0;
+    const lmoe_buf *d = cuda_at(a->in, a->n_in, decay);
+    return cuda_floats(a) && (!lmoe_buf_present(d) || cuda_is_f32(d));
 }
 
 /* Operand `decay` of the call, and the flags behind it. */

@@ -32,7 +32,8 @@ template <int R> static __device__ void keep(float *at, const float *x)
 
 template <int R> struct Decay {
     Scan c;
-    const float *q, *k, *v, *dy, *carry, *dcarry;
+    Floats q, k, v, dy;
+    const float *carry, *dcarry;
     float scale, *to;
     int64_t stretch, stretches; /* tokens of one (a multiple of a group's), and how many */
     float *begins, *states;     /* (block, stretches, ...), (block, stretch, ...) */
@@ -41,7 +42,7 @@ template <int R> struct Decay {
 /* Loads a group of tokens of one direction: o and r as in scan.cuh. */
 template <int R>
 static __device__ void load_group(const Decay<R> &w, const Lane &l, int64_t s, int step,
-                                  const float *o, float o_scale, const float *r, Group<R, true> &g)
+                                  Floats o, float o_scale, Floats r, Group<R, true> &g)
 {
     const int TOKENS = Group<R, true>::TOKENS;
     int64_t block_own = (int64_t)blockIdx.x * OWN;
@@ -174,10 +175,10 @@ template <int R> static void run_decay(const lmoe_args *a, const Scan &c, float 
     int64_t batch = a->in[K].dim[0];
     float *ddecay = output<float>(a, 3);
     Decay<R> w = {c,
-                  input<float>(a, Q),
-                  input<float>(a, K),
-                  input<float>(a, V),
-                  input<float>(a, DY),
+                  floats(a, Q),
+                  floats(a, K),
+                  floats(a, V),
+                  floats(a, DY),
                   input<float>(a, CARRY),
                   input<float>(a, DCARRY),
                   scale};
@@ -197,9 +198,9 @@ template <int R> static void run_decay(const lmoe_args *a, const Scan &c, float 
 /* Scans whose reduced axis is head_v. */
 template <int R> static void run_over_v(const lmoe_args *a, const Scan &c, float scale)
 {
-    float *dq = output<float>(a, 0), *dk = output<float>(a, 1), *dcarry = output<float>(a, 4);
-    const float *q = input<float>(a, Q), *k = input<float>(a, K), *v = input<float>(a, V);
-    const float *dy = input<float>(a, DY);
+    Results dq = results(a, 0), dk = results(a, 1);
+    float *dcarry = output<float>(a, 4);
+    Floats q = floats(a, Q), k = floats(a, K), v = floats(a, V), dy = floats(a, DY);
     dim3 grid = scan_grid(c, a->in[K].dim[0], c.nk), block(OWN, LANES);
     if (dq)
         scan<R, true, false><<<grid, block, 0, stream_of(a)>>>(c, v, k, 1.0f, dy, scale,
@@ -212,18 +213,18 @@ template <int R> static void run_over_v(const lmoe_args *a, const Scan &c, float
 
 template <int R> static void run_over_k(const lmoe_args *a, const Scan &c, float scale)
 {
-    float *dv = output<float>(a, 2);
+    Results dv = results(a, 2);
     if (!dv) return;
     scan<R, false, true>
         <<<scan_grid(c, a->in[K].dim[0], c.nv), dim3(OWN, LANES), 0, stream_of(a)>>>(
-            c, input<float>(a, Q), input<float>(a, DY), scale, input<float>(a, K), 1.0f,
+            c, floats(a, Q), floats(a, DY), scale, floats(a, K), 1.0f,
             input<float>(a, DCARRY), dv, NULL);
 }
 
 static int can(const lmoe_args *a)
 {
     int values = a->n_in > DCARRY + 1 && lmoe_buf_present(&a->in[DCARRY + 1]); /* that decay */
-    return cuda_all_f32(a) && elements_of(a->in[K].dim[3]) > 0 &&
+    return can_scan(a, DECAY, CARRY) && elements_of(a->in[K].dim[3]) > 0 &&
            elements_of(a->in[V].dim[3]) > 0 && !values;
 }
 

@@ -14,7 +14,7 @@
 struct Conv {
     int64_t batch, seq, width, kernel; /* width: elements of a token */
     int silu;
-    const float *x, *weight, *tail;
+    Floats x, weight, tail;
     const uint8_t *reset, *skip;
     const int32_t *count;
 };
@@ -66,7 +66,7 @@ static __device__ float value(const Conv &c, const Back &w, int64_t b, int64_t d
 
 static __device__ float convolve(const Conv &c, int64_t b, int64_t s, int64_t d)
 {
-    const float *weight = c.weight + d * c.kernel + c.kernel - 1;
+    Floats weight = c.weight + (d * c.kernel + c.kernel - 1);
     float p = 0;
     Back w = back_from(c, b, s);
     for (int64_t j = 0; j < c.kernel && w.more; j++, step(c, &w))
@@ -76,12 +76,12 @@ static __device__ float convolve(const Conv &c, int64_t b, int64_t s, int64_t d)
 
 /* ---- the op ---- */
 
-static __global__ void conv(Conv c, float *y)
+static __global__ void conv(Conv c, Results y)
 {
     int64_t i = item(), token = i / c.width, d = i % c.width;
     if (token >= c.batch * c.seq) return;
     float p = flag(c.skip, token) ? 0.0f : convolve(c, token / c.seq, token % c.seq, d);
-    y[i] = c.silu ? silu(p) : p;
+    y.put(i, c.silu ? silu(p) : p);
 }
 
 /* Inputs that the segment leaves to the tail, and whether it forgets what was before it. */
@@ -98,18 +98,18 @@ static __device__ int64_t own_rows(const Conv &c, int64_t b, bool *forgets)
 
 /* A thread a column of the tail, which may lie over the one that is read: rows move towards the
  * front, so the oldest is written first. */
-static __global__ void leave_tail(Conv c, float *tail)
+static __global__ void leave_tail(Conv c, Results tail)
 {
     int64_t i = item(), b = i / c.width, d = i % c.width, rows = c.kernel - 1;
     if (b >= c.batch) return;
     bool forgets;
     int64_t own = own_rows(c, b, &forgets), old = forgets || !c.tail ? 0 : c.count[b];
     for (int64_t j = rows - 1; j >= own; j--) /* j-th from the end */
-        tail[(b * rows + rows - 1 - j) * c.width + d] =
-            j - own < old ? c.tail[(b * rows + rows - 1 - j + own) * c.width + d] : 0.0f;
+        tail.put((b * rows + rows - 1 - j) * c.width + d,
+                 j - own < old ? c.tail[(b * rows + rows - 1 - j + own) * c.width + d] : 0.0f);
     Back w = back_from(c, b, c.seq - 1);
     for (int64_t j = 0; j < own; j++, step(c, &w))
-        tail[(b * rows + rows - 1 - j) * c.width + d] = value(c, w, b, d);
+        tail.put((b * rows + rows - 1 - j) * c.width + d, value(c, w, b, d));
 }
 
 static __global__ void leave_count(Conv c, int32_t *count)
@@ -127,11 +127,11 @@ static Conv describe(const lmoe_args *a, int tail)
     Conv c = {x->dim[0], x->dim[1], 0, weight->dim[weight->rank - 1],
               ((const lmoe_conv_attrs *)a->attrs)->silu};
     c.width = lmoe_buf_count(weight) / c.kernel;
-    c.x = input<float>(a, 0);
-    c.weight = input<float>(a, 1);
+    c.x = floats(a, 0);
+    c.weight = floats(a, 1);
     c.reset = input<uint8_t>(a, 2);
     c.skip = input<uint8_t>(a, 3);
-    c.tail = input<float>(a, tail);
+    c.tail = floats(a, tail);
     c.count = input<int32_t>(a, tail + 1);
     return c;
 }
@@ -139,7 +139,7 @@ static Conv describe(const lmoe_args *a, int tail)
 static lmoe_status launch(const lmoe_args *a)
 {
     Conv c = describe(a, 4);
-    float *y = output<float>(a, 0), *tail = output<float>(a, 1);
+    Results y = results(a, 0), tail = results(a, 1);
     int32_t *count = output<int32_t>(a, 2);
     cudaStream_t stream = stream_of(a);
     if (y) conv<<<blocks(c.batch * c.seq * c.width, THREADS), THREADS, 0, stream>>>(c, y);
@@ -148,11 +148,11 @@ static lmoe_status launch(const lmoe_args *a)
     return cuda_launched(a);
 }
 
-CUDA_KERNEL(short_conv, 1, cuda_all_f32, NULL, launch)
+CUDA_KERNEL(short_conv, 1, cuda_floats, NULL, launch)
 
 /* ---- its derivative ---- */
 
-static __global__ void grad_p(Conv c, const float *dy, float *dp)
+static __global__ void grad_p(Conv c, Floats dy, float *dp)
 {
     int64_t i = item(), token = i / c.width;
     if (token >= c.batch * c.seq) return;
@@ -167,9 +167,9 @@ static __global__ void grad_p(Conv c, const float *dy, float *dp)
 /* The gradient of an input at place j from the end of what is seen before token s: of the tokens
  * from s on that see it, and of the tail that the segment leaves. */
 static __device__ float later(const Conv &c, int64_t b, int64_t s, int64_t j, int64_t d,
-                              const float *dp, const float *dtail)
+                              const float *dp, Floats dtail)
 {
-    const float *weight = c.weight + d * c.kernel + c.kernel - 1;
+    Floats weight = c.weight + (d * c.kernel + c.kernel - 1);
     float sum = 0;
     for (; s < c.seq && j < c.kernel; s++) {
         int64_t token = b * c.seq + s;
@@ -184,7 +184,7 @@ static __device__ float later(const Conv &c, int64_t b, int64_t s, int64_t j, in
     return sum;
 }
 
-static __global__ void grad_x(Conv c, const float *dp, const float *dtail, float *dx)
+static __global__ void grad_x(Conv c, const float *dp, Floats dtail, Results dx)
 {
     int64_t i = item(), token = i / c.width, d = i % c.width, b = token / c.seq;
     if (token >= c.batch * c.seq) return;
@@ -192,16 +192,16 @@ static __global__ void grad_x(Conv c, const float *dp, const float *dtail, float
     if (!flag(c.skip, token))
         sum = c.weight[d * c.kernel + c.kernel - 1] * dp[i] +
               later(c, b, token % c.seq + 1, 1, d, dp, dtail);
-    dx[i] = sum;
+    dx.put(i, sum);
 }
 
 /* Of the tail that the segment was given; rows that nobody reads have none. */
-static __global__ void grad_tail(Conv c, const float *dp, const float *dtail, float *to)
+static __global__ void grad_tail(Conv c, const float *dp, Floats dtail, Results to)
 {
     int64_t i = item(), rows = c.kernel - 1, row = i / c.width % rows, b = i / (c.width * rows);
     if (b >= c.batch) return;
     bool seen = c.tail && rows - row <= c.count[b];
-    to[i] = seen ? later(c, b, 0, rows - row, i % c.width, dp, dtail) : 0.0f;
+    to.put(i, seen ? later(c, b, 0, rows - row, i % c.width, dp, dtail) : 0.0f);
 }
 
 enum { PART_TOKENS = 256 };
@@ -237,8 +237,8 @@ static size_t grad_workspace(const lmoe_args *a)
 static lmoe_status launch_grad(const lmoe_args *a)
 {
     Conv c = describe(a, 5);
-    const float *dy = input<float>(a, 4), *dtail = input<float>(a, 7);
-    float *dx = output<float>(a, 0), *dweight = output<float>(a, 1), *to = output<float>(a, 2);
+    Floats dy = floats(a, 4), dtail = floats(a, 7);
+    Results dx = results(a, 0), dweight = results(a, 1), to = results(a, 2);
     char *cursor = (char *)a->workspace;
     int64_t n = c.batch * c.seq * c.width;
     float *dp = (float *)cuda_take(&cursor, n), *partial = (float *)cursor;
@@ -251,9 +251,9 @@ static lmoe_status launch_grad(const lmoe_args *a)
     if (dweight) {
         dim3 grid(blocks(c.width * c.kernel, THREADS), (unsigned)parts_of(c));
         grad_weight<<<grid, THREADS, 0, stream>>>(c, dp, partial);
-        cuda_add_parts(stream, partial, parts_of(c), c.width * c.kernel, dweight);
+        cuda_add_parts(stream, partial, parts_of(c), c.width * c.kernel, &a->out[1]);
     }
     return cuda_launched(a);
 }
 
-CUDA_KERNEL(short_conv_grad, 1, cuda_all_f32, grad_workspace, launch_grad)
+CUDA_KERNEL(short_conv_grad, 1, cuda_floats, grad_workspace, launch_grad)

@@ -17,10 +17,9 @@ template <class T> static __global__ void move(Shift s, const T *x, T value, T *
     y[at] = inside ? x[(outer * s.x_axis + i) * s.inner + at % s.inner] : value;
 }
 
-/* The dtypes of four bytes. */
 static int can(const lmoe_args *a)
 {
-    return a->in[0].dtype == LMOE_F32 || a->in[0].dtype == LMOE_I32;
+    return cuda_is_f32(&a->in[0]) || cuda_is_bf16(&a->in[0]) || a->in[0].dtype == LMOE_I32;
 }
 
 static lmoe_status launch_move(const lmoe_args *a, int64_t axis, int64_t shift, double value)
@@ -32,6 +31,9 @@ static lmoe_status launch_move(const lmoe_args *a, int64_t axis, int64_t shift, 
     if (x->dtype == LMOE_F32)
         move<<<grid, THREADS, 0, stream_of(a)>>>(s, input<float>(a, 0), (float)value,
                                                  output<float>(a, 0));
+    else if (x->dtype == LMOE_BF16)
+        move<<<grid, THREADS, 0, stream_of(a)>>>(
+            s, input<bf16>(a, 0), __float2bfloat16_rn((float)value), output<bf16>(a, 0));
     else
         move<<<grid, THREADS, 0, stream_of(a)>>>(s, input<int32_t>(a, 0), (int32_t)value,
                                                  output<int32_t>(a, 0));

@@ -10,7 +10,7 @@ struct Rows {
     int64_t rows, width;
 };
 
-static __device__ float exp_sum(const float *x, int64_t width, float *most)
+static __device__ float exp_sum(Floats x, int64_t width, float *most)
 {
     float m = -INFINITY, sum = 0;
     for (int64_t i = threadIdx.x; i < width; i += WARP) m = fmaxf(m, x[i]);
@@ -19,15 +19,16 @@ static __device__ float exp_sum(const float *x, int64_t width, float *most)
     return warp_sum(sum);
 }
 
-static __global__ void softmax(Rows r, const float *x, float *y)
+static __global__ void softmax(Rows r, Floats x, Results y)
 {
     int64_t row = (int64_t)blockIdx.x * ROWS + threadIdx.y, at = row * r.width;
     if (row >= r.rows) return;
     float most, sum = exp_sum(x + at, r.width, &most);
-    for (int64_t i = threadIdx.x; i < r.width; i += WARP) y[at + i] = expf(x[at + i] - most) / sum;
+    for (int64_t i = threadIdx.x; i < r.width; i += WARP) 
+        y.put(at + i, expf(x[at + i] - most) / sum);
 }
 
-static __global__ void softmax_grad(Rows r, const float *y, const float *dy, float *dx)
+static __global__ void softmax_grad(Rows r, Floats y, Floats dy, Results dx)
 {
     int64_t row = (int64_t)blockIdx.x * ROWS + threadIdx.y, at = row * r.width;
     if (row >= r.rows) return;
@@ -35,15 +36,15 @@ static __global__ void softmax_grad(Rows r, const float *y, const float *dy, flo
     for (int64_t i = threadIdx.x; i < r.width; i += WARP) dot += y[at + i] * dy[at + i];
     dot = warp_sum(dot);
     for (int64_t i = threadIdx.x; i < r.width; i += WARP)
-        dx[at + i] = y[at + i] * (dy[at + i] - dot);
+        dx.put(at + i, y[at + i] * (dy[at + i] - dot));
 }
 
-static __global__ void logsumexp(Rows r, const float *x, float *y)
+static __global__ void logsumexp(Rows r, Floats x, Results y)
 {
     int64_t row = (int64_t)blockIdx.x * ROWS + threadIdx.y;
     if (row >= r.rows) return;
     float most, sum = exp_sum(x + row * r.width, r.width, &most);
-    if (threadIdx.x == 0) y[row] = most + logf(sum);
+    if (threadIdx.x == 0) y.put(row, most + logf(sum));
 }
 
 static Rows rows_of(const lmoe_args *a)
@@ -57,8 +58,8 @@ static Rows rows_of(const lmoe_args *a)
 static lmoe_status launch(const lmoe_args *a)
 {
     Rows r = rows_of(a);
-    softmax<<<blocks(r.rows, ROWS), dim3(WARP, ROWS), 0, stream_of(a)>>>(r, input<float>(a, 0),
-                                                                         output<float>(a, 0));
+    softmax<<<blocks(r.rows, ROWS), dim3(WARP, ROWS), 0, stream_of(a)>>>(r, floats(a, 0),
+                                                                         results(a, 0));
     return cuda_launched(a);
 }
 
@@ -66,18 +67,18 @@ static lmoe_status launch_grad(const lmoe_args *a)
 {
     Rows r = rows_of(a);
     softmax_grad<<<blocks(r.rows, ROWS), dim3(WARP, ROWS), 0, stream_of(a)>>>(
-        r, input<float>(a, 0), input<float>(a, 1), output<float>(a, 0));
+        r, floats(a, 0), floats(a, 1), results(a, 0));
     return cuda_launched(a);
 }
 
 static lmoe_status launch_logsumexp(const lmoe_args *a)
 {
     Rows r = rows_of(a);
-    logsumexp<<<blocks(r.rows, ROWS), dim3(WARP, ROWS), 0, stream_of(a)>>>(r, input<float>(a, 0),
-                                                                           output<float>(a, 0));
+    logsumexp<<<blocks(r.rows, ROWS), dim3(WARP, ROWS), 0, stream_of(a)>>>(r, floats(a, 0),
+                                                                           results(a, 0));
     return cuda_launched(a);
 }
 
-CUDA_KERNEL(softmax, 1, cuda_all_f32, NULL, launch)
-CUDA_KERNEL(softmax_grad, 1, cuda_all_f32, NULL, launch_grad)
-CUDA_KERNEL(logsumexp, 1, cuda_all_f32, NULL, launch_logsumexp)
+CUDA_KERNEL(softmax, 1, cuda_floats, NULL, launch)
+CUDA_KERNEL(softmax_grad, 1, cuda_floats, NULL, launch_grad)
+CUDA_KERNEL(logsumexp, 1, cuda_floats, NULL, launch_logsumexp)

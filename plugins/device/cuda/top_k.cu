@@ -14,14 +14,14 @@ static __device__ bool comes_before(float x, int64_t i, float y, int64_t j)
     return i < j;
 }
 
-static __device__ int64_t better(const float *x, int64_t i, int64_t j)
+static __device__ int64_t better(Floats x, int64_t i, int64_t j)
 {
     if (i < 0 || j < 0) return i < 0 ? j : i;
     return comes_before(x[i], i, x[j], j) ? i : j;
 }
 
 /* The first element that comes after element `last` (-1: of all). */
-static __device__ int64_t next_in_order(const float *x, int64_t n, int64_t last)
+static __device__ int64_t next_in_order(Floats x, int64_t n, int64_t last)
 {
     int64_t best = -1;
     for (int64_t i = threadIdx.x; i < n; i += WARP)
@@ -31,16 +31,16 @@ static __device__ int64_t next_in_order(const float *x, int64_t n, int64_t last)
     return best;
 }
 
-static __global__ void top_k(int64_t rows, int64_t n, int64_t k, const float *x, float *values,
+static __global__ void top_k(int64_t rows, int64_t n, int64_t k, Floats x, Results values,
                              int32_t *index)
 {
     int64_t row = (int64_t)blockIdx.x * ROWS + threadIdx.y, chosen = -1;
     if (row >= rows) return;
-    x += row * n;
+    x = x + row * n;
     for (int64_t j = 0; j < k; j++) {
         chosen = next_in_order(x, n, chosen);
         if (threadIdx.x > 0) continue;
-        if (values) values[row * k + j] = x[chosen];
+        if (values) values.put(row * k + j, x[chosen]);
         if (index) index[row * k + j] = (int32_t)chosen;
     }
 }
@@ -50,33 +50,33 @@ static lmoe_status launch_top_k(const lmoe_args *a)
     const lmoe_buf *x = &a->in[0];
     int64_t n = x->dim[x->rank - 1], rows = lmoe_buf_count(x) / n;
     top_k<<<blocks(rows, ROWS), dim3(WARP, ROWS), 0, stream_of(a)>>>(
-        rows, n, ((const lmoe_top_k_attrs *)a->attrs)->k, input<float>(a, 0), output<float>(a, 0),
+        rows, n, ((const lmoe_top_k_attrs *)a->attrs)->k, floats(a, 0), results(a, 0),
         output<int32_t>(a, 1));
     return cuda_launched(a);
 }
 
-CUDA_KERNEL(top_k, 1, cuda_all_f32, NULL, launch_top_k)
+CUDA_KERNEL(top_k, 1, cuda_floats, NULL, launch_top_k)
 
 /* ---- gather_last, scatter_last: a thread an element of the result ---- */
 
-static __global__ void gather(int64_t slots, int64_t n, int64_t k, const float *x,
-                              const int32_t *index, float *y)
+static __global__ void gather(int64_t slots, int64_t n, int64_t k, Floats x,
+                              const int32_t *index, Results y)
 {
     int64_t slot = item();
     if (slot >= slots) return;
     int64_t i = index[slot];
-    y[slot] = i >= 0 && i < n ? x[slot / k * n + i] : 0.0f;
+    y.put(slot, i >= 0 && i < n ? x[slot / k * n + i] : 0.0f);
 }
 
-static __global__ void scatter(int64_t count, int64_t n, int64_t k, const float *x,
-                               const int32_t *index, float *y)
+static __global__ void scatter(int64_t count, int64_t n, int64_t k, Floats x,
+                               const int32_t *index, Results y)
 {
     int64_t at = item(), row = at / n, i = at % n;
     if (at >= count) return;
     float sum = 0;
     for (int64_t slot = row * k; slot < (row + 1) * k; slot++)
         if (index[slot] == i) sum += x[slot];
-    y[at] = sum;
+    y.put(at, sum);
 }
 
 static lmoe_status launch_gather(const lmoe_args *a)
@@ -84,8 +84,8 @@ static lmoe_status launch_gather(const lmoe_args *a)
     const lmoe_buf *x = &a->in[0], *index = &a->in[1];
     int64_t slots = lmoe_buf_count(index);
     gather<<<blocks(slots, THREADS), THREADS, 0, stream_of(a)>>>(
-        slots, x->dim[x->rank - 1], index->dim[index->rank - 1], input<float>(a, 0),
-        input<int32_t>(a, 1), output<float>(a, 0));
+        slots, x->dim[x->rank - 1], index->dim[index->rank - 1], floats(a, 0),
+        input<int32_t>(a, 1), results(a, 0));
     return cuda_launched(a);
 }
 
@@ -94,30 +94,30 @@ static lmoe_status launch_scatter(const lmoe_args *a)
     const lmoe_buf *index = &a->in[1], *y = &a->out[0];
     int64_t count = lmoe_buf_count(y);
     scatter<<<blocks(count, THREADS), THREADS, 0, stream_of(a)>>>(
-        count, y->dim[y->rank - 1], index->dim[index->rank - 1], input<float>(a, 0),
-        input<int32_t>(a, 1), output<float>(a, 0));
+        count, y->dim[y->rank - 1], index->dim[index->rank - 1], floats(a, 0),
+        input<int32_t>(a, 1), results(a, 0));
     return cuda_launched(a);
 }
 
-CUDA_KERNEL(gather_last, 1, cuda_all_f32, NULL, launch_gather)
-CUDA_KERNEL(scatter_last, 1, cuda_all_f32, NULL, launch_scatter)
+CUDA_KERNEL(gather_last, 1, cuda_floats, NULL, launch_gather)
+CUDA_KERNEL(scatter_last, 1, cuda_floats, NULL, launch_scatter)
 
 /* ---- histogram: a block a number ---- */
 
-static __global__ void count(int64_t slots, const int32_t *index, float *y)
+static __global__ void count(int64_t slots, const int32_t *index, Results y)
 {
     int64_t n = 0;
     for (int64_t i = threadIdx.x; i < slots; i += blockDim.x) n += index[i] == (int32_t)blockIdx.x;
     n = block_sum(n);
-    if (threadIdx.x == 0) y[blockIdx.x] = (float)n;
+    if (threadIdx.x == 0) y.put(blockIdx.x, (float)n);
 }
 
 static lmoe_status launch_histogram(const lmoe_args *a)
 {
     int64_t n = ((const lmoe_histogram_attrs *)a->attrs)->n;
     count<<<(unsigned)n, THREADS, 0, stream_of(a)>>>(lmoe_buf_count(&a->in[0]),
-                                                     input<int32_t>(a, 0), output<float>(a, 0));
+                                                     input<int32_t>(a, 0), results(a, 0));
     return cuda_launched(a);
 }
 
-CUDA_KERNEL(histogram, 1, cuda_all_f32, NULL, launch_histogram)
+CUDA_KERNEL(histogram, 1, cuda_floats, NULL, launch_histogram)
