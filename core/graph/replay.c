@@ -84,7 +84,7 @@ lmoe_status lmoe__plan_replay(lmoe__plan *p)
     void *dev = p->store->dev;
     bool capture = device->capture_begin && !p->eager && !p->profile && !p->has_exchange;
     p->replays++;
-    if (p->captured) return device->replay(dev, p->captured);
+    if (p->captured && !p->eager && !p->profile) return device->replay(dev, p->captured);
     if (!capture || p->replays < 2) return one_by_one(p);
     LMOE_TRY(device->capture_begin(dev));
     lmoe_status status = one_by_one(p);

@@ -36,6 +36,9 @@ static const struct grouped_case {
     {3, 33, 64, 16, 0}, /* most experts have no row */
     {129, 16, 2, 64, 0},
     {64, 128, 96, 8, 0},
+    {517, 136, 232, 7, 0}, /* more than a tile of the matrix units either way, and no multiple */
+    {333, 72, 448, 3, 0},
+    {270, 264, 256, 2, 0},
     {7, 4, 3, 3, LMOE_CASE_GRADCHECK},
     {4096, 256, 224, 32, LMOE_CASE_BENCH},
 };

@@ -326,45 +326,63 @@ enum {
     FORMS = 4,
     SHAPED = 2 * LMOE__CASE_SEQS,
     SMOOTH = FORMS,
+    LONG = FORMS,
     BENCH = FORMS,
-    CASES = SHAPED + SMOOTH + BENCH
+    CASES = SHAPED + SMOOTH + LONG + BENCH
 };
+
+/* What decays and flags are like. */
+typedef enum weather { ROUGH, FIT_TO_DIFFER, MILD } weather;
+
 static const char *const decay_forms[FORMS] = {NULL, "h", "b s h", "b s h k"};
 
 static void draw(lmoe_case *c, int i, const char *port, const char *form, const lmoe__letters *l,
-                 bool smooth)
+                 weather kind)
 {
     bool decay = strncmp(port, "decay", 5) == 0 || strncmp(port, "log_", 4) == 0;
-    if (decay && smooth)
-        lmoe__case_port(c, i, form, l, LMOE_FILL_UNIFORM, -1.5, -0.1);
+    if (decay && kind != ROUGH)
+        lmoe__case_port(c, i, form, l, LMOE_FILL_UNIFORM, kind == MILD ? -0.2 : -1.5,
+                        kind == MILD ? 0 : -0.1);
     else if (decay)
         lmoe__case_port(c, i, form, l, LMOE_FILL_DECAY, 0, 0);
     else if (strstr(form, "u8"))
-        lmoe__case_port(c, i, form, l, LMOE_FILL_FLAG, smooth ? 0.2 : 0.1, 0);
+        lmoe__case_port(c, i, form, l, LMOE_FILL_FLAG,
+                        kind == FIT_TO_DIFFER ? 0.2
+                        : kind == MILD        ? 0.01
+                                              : 0.1,
+                        0);
     else
         lmoe__case_port(c, i, form, l, LMOE_FILL_NORMAL, 0, 1);
 }
 
-/* Cases of all ops but combine: lengths x decay forms, then smooth ones, then some worth timing; and
- * all of them once more with values that decay. */
+/* Cases of all ops but combine: lengths x decay forms, then smooth ones, then long ones as models have
+ * them, then some worth timing; and all of them once more with values that decay. */
 static int sample(int index, lmoe_case *c, const lmoe_port *ports, const char *const *forms)
 {
     static const int64_t heads[][3] = {{2, 4, 8},   {1, 8, 4}, {3, 16, 32},
                                        {1, 64, 64}, {2, 3, 5}, {1, 32, 16}};
     const int64_t *h = heads[index % 6], smooth_h[] = {2, 3, 2}, bench_h[] = {4, 64, 64};
+    const int64_t long_h[] = {1, index % 2 ? 64 : 128, 64};
     bool values = index >= CASES;
     if (index >= 2 * CASES) return 0;
     index %= CASES;
-    bool smooth = index >= SHAPED && index < SHAPED + SMOOTH, bench = index >= SHAPED + SMOOTH;
+    bool smooth = index >= SHAPED && index < SHAPED + SMOOTH;
+    bool is_long = index >= SHAPED + SMOOTH && index < SHAPED + SMOOTH + LONG;
+    bool bench = index >= SHAPED + SMOOTH + LONG;
     if (smooth) h = smooth_h;
+    if (is_long) h = long_h;
     if (bench) h = bench_h;
     int form = index % FORMS;
-    int64_t seq = bench ? 256 : smooth ? 5 : lmoe__case_seq[index % LMOE__CASE_SEQS];
+    int64_t seq = bench     ? 256
+                  : is_long ? 150
+                  : smooth  ? 5
+                            : lmoe__case_seq[index % LMOE__CASE_SEQS];
     bool carry = !bench && (smooth || index % 3 == 0);
-    bool reset = !bench && (smooth ? index & 1 : index % 5 < 2), skip = reset && index % 2 == 1;
+    bool reset = !bench && (smooth || is_long ? index & 1 : index % 5 < 2),
+         skip = reset && index % 2 == 1;
 
     lmoe__letters l = {0};
-    lmoe__letters_set(&l, 'b', "batch", bench ? 16 : 1 + index % 2);
+    lmoe__letters_set(&l, 'b', "batch", bench ? 16 : is_long ? 1 : 1 + index % 2);
     lmoe__letters_set(&l, 's', "seq", seq);
     lmoe__letters_set(&l, 'h', "heads", h[0]);
     lmoe__letters_set(&l, 'k', "head_k", h[1]);
@@ -376,7 +394,7 @@ static int sample(int index, lmoe_case *c, const lmoe_port *ports, const char *c
             (strcmp(ports[i].name, "decay_v") == 0 && !values) ||
             (strstr(ports[i].name, "carry") && !carry))
             continue;
-        draw(c, i, ports[i].name, f, &l, smooth);
+        draw(c, i, ports[i].name, f, &l, smooth ? FIT_TO_DIFFER : is_long ? MILD : ROUGH);
     }
     lmoe_scan_diag_attrs o = {smooth || bench ? 1.0 / 8 : 0.5};
     memcpy(c->attrs.bytes, &o, sizeof o);
@@ -428,7 +446,7 @@ static int combine_sample(int index, lmoe_case *c)
     lmoe__letters_set(&l, 'k', "head_k", bench ? 64 : 5);
     lmoe__letters_set(&l, 'v', "head_v", bench ? 64 : 7);
     for (int i = 0; i < (values ? 3 : 2); i++)
-        draw(c, i, summary_out[i].name, combine_forms[i], &l, false);
+        draw(c, i, summary_out[i].name, combine_forms[i], &l, ROUGH);
     memcpy(c->attrs.bytes, &o, sizeof o);
     c->flags = bench ? LMOE_CASE_BENCH : 0;
     return 1;

@@ -44,8 +44,8 @@ template <int C> static void run(const lmoe_args *a, const Attention &w)
     size_t bytes = shared_bytes(w);
     dim3 grid(blocks(w.seq, WARPS), (unsigned)w.heads, (unsigned)w.batch);
     allow_shared(attend<C>, bytes);
-    attend<C><<<grid, dim3(WARP, WARPS), bytes, stream_of(a)>>>(w, results(a, 0),
-                                                                output<float>(a, 1));
+    attend<C>
+        <<<grid, dim3(WARP, WARPS), bytes, stream_of(a)>>>(w, results(a, 0), output<float>(a, 1));
 }
 
 /* ---- the ring ---- */
@@ -82,11 +82,11 @@ static __global__ void put_ring(Attention w, Ring r)
     int64_t s = newest(w, b, slot, r.slots), from = b * w.seq + s;
     int64_t nk = w.groups * w.nk, nv = w.groups * w.nv;
     for (int64_t i = threadIdx.x; i < nk && r.keys; i += THREADS)
-        r.keys.put(to * nk + i,
-                   s >= 0 ? w.k[from * nk + i] : w.keys ? w.keys[to * nk + i] : 0.0f);
+        r.keys.put(to * nk + i, s >= 0 ? w.k[from * nk + i] : w.keys ? w.keys[to * nk + i] : 0.0f);
     for (int64_t i = threadIdx.x; i < nv && r.values; i += THREADS)
-        r.values.put(to * nv + i,
-                     s >= 0 ? w.v[from * nv + i] : w.values ? w.values[to * nv + i] : 0.0f);
+        r.values.put(to * nv + i, s >= 0     ? w.v[from * nv + i]
+                                  : w.values ? w.values[to * nv + i]
+                                             : 0.0f);
     if (threadIdx.x > 0 || !r.positions) return;
     r.positions[to] = s >= 0 ? w.positions[from] : w.key_positions ? w.key_positions[to] : -1;
 }

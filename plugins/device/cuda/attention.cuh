@@ -159,11 +159,4 @@ static inline size_t shared_bytes(const Attention &w)
     return sizeof(float) * (size_t)(TILE * (w.nk + w.nv + 2) + WARPS * (w.nk + w.nv));
 }
 
-/* Allows a kernel more shared memory than the 48 KiB that any may have. */
-template <class Kernel> static inline void allow_shared(Kernel *kernel, size_t bytes)
-{
-    if (bytes > 48 << 10)
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
-}
-
 #endif

@@ -11,6 +11,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 typedef struct cuda_options {
     int64_t index;
@@ -79,6 +80,7 @@ static lmoe_status make(cuda_device *d, int tf32)
     LMOE_TRY(cuda_check(d, cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking),
                         "making a stream"));
     LMOE_TRY(make_stages(d));
+    cuda_find_tensor_maps(d);
     return cuda_blas_open(d, tf32);
 }
 
@@ -135,6 +137,13 @@ static lmoe_status info(void *dev, lmoe_device_info *out)
     out->memory = (int64_t)all;
     out->memory_used = (int64_t)(all - free_bytes);
     return LMOE_OK;
+}
+
+/* Of the host's, which draws initial weights. */
+static int32_t threads(const void *opt)
+{
+    long n = sysconf(_SC_NPROCESSORS_ONLN);
+    return n < 1 ? 1 : n > 64 ? 64 : (int32_t)n;
 }
 
 static void *stream(void *dev)
@@ -247,9 +256,6 @@ static void release(void *dev, void *graph)
 
 /* ---- the class ---- */
 
-#define CUDA_OP(op) extern const lmoe_kernel cuda_##op;
-#include "kernels.def"
-#undef CUDA_OP
 #define CUDA_OP(op) &cuda_##op,
 
 static const lmoe_kernel *const kernels[] = {
@@ -279,6 +285,7 @@ static const lmoe_device device_cuda = {
     .capture_end = capture_end,
     .replay = replay,
     .release = release,
+    .threads = threads,
 };
 
 static const lmoe_class *const classes[] = {&device_cuda.base, NULL};

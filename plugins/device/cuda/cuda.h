@@ -20,6 +20,8 @@
 
 #include <cuda_runtime_api.h>
 
+struct CUtensorMap_st;
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -46,22 +48,58 @@ lmoe_status cuda_gemm(const lmoe_args *a, const cuda_product *p);
 void cuda_add_parts(cudaStream_t stream, const float *partial, int64_t parts, int64_t n,
                     const lmoe_buf *y);
 
+/* ---- what only some GPUs have ---- */
+
+/* A dense tensor of bf16 and the boxes that the copy engine cuts from it, fastest axis first; lines of
+ * a box have at most 64 elements. */
+typedef struct cuda_box {
+    const void *data;
+    int rank;
+    int64_t dim[3];
+    int32_t box[3];
+} cuda_box;
+
+/* Does the GPU have a copy engine for boxes, and matrix units for whole groups of warps? */
+int cuda_has_tensor_maps(const lmoe_args *a);
+lmoe_status cuda_tensor_map(const lmoe_args *a, const cuda_box *box, struct CUtensorMap_st *map);
+int cuda_multiprocessors(const lmoe_args *a);
+
+#define CUDA_OP(op) extern const lmoe_kernel cuda_##op;
+#include "kernels.def"
+#undef CUDA_OP
+
 /* can(a): 1 if the kernel can do these arguments. workspace may be NULL. */
-#define CUDA_KERNEL(op_, revision_, can_, workspace_, launch_)                             \
-    static int op_##_score(const lmoe_args *a)                                             \
-    {                                                                                      \
-        return can_(a) ? 10 : 0;                                                           \
-    }                                                                                      \
-    extern "C" const lmoe_kernel cuda_##op_;                                               \
-    const lmoe_kernel cuda_##op_ = {                                                       \
-        {sizeof(lmoe_kernel), LMOE_KIND_KERNEL, "cuda/" #op_, "f32 and bf16 on a GPU", NULL, 0, 0}, \
-        #op_ "/" #revision_,                                                               \
-        "cuda",                                                                            \
-        op_##_score,                                                                       \
-        workspace_,                                                                        \
-        NULL,                                                                              \
-        launch_,                                                                           \
-        NULL};
+#define CUDA_KERNEL(op_, revision_, can_, workspace_, launch_)                            \
+    static int op_##_score(const lmoe_args *a)                                            \
+    {                                                                                     \
+        return can_(a) ? 10 : 0;                                                          \
+    }                                                                                     \
+    const lmoe_kernel cuda_##op_ = {{sizeof(lmoe_kernel), LMOE_KIND_KERNEL, "cuda/" #op_, \
+                                     "f32 and bf16 on a GPU", NULL, 0, 0},                \
+                                    #op_ "/" #revision_,                                  \
+                                    "cuda",                                               \
+                                    op_##_score,                                          \
+                                    workspace_,                                           \
+                                    NULL,                                                 \
+                                    launch_,                                              \
+                                    NULL};
+
+/* A kernel for special operands, beside the op's general one, which it may call: cuda_OP_way. */
+#define CUDA_FAST_KERNEL(op_, revision_, way_, can_, workspace_, launch_)                     \
+    static int op_##_score(const lmoe_args *a)                                                \
+    {                                                                                         \
+        return can_(a) ? 20 : 0;                                                              \
+    }                                                                                         \
+    const lmoe_kernel cuda_##op_##_##way_ = {{sizeof(lmoe_kernel), LMOE_KIND_KERNEL,          \
+                                              "cuda/" #op_ "-" #way_, "bf16 on matrix units", \
+                                              NULL, 0, 0},                                    \
+                                             #op_ "/" #revision_,                             \
+                                             "cuda",                                          \
+                                             op_##_score,                                     \
+                                             workspace_,                                      \
+                                             NULL,                                            \
+                                             launch_,                                         \
+                                             NULL};
 
 static inline int cuda_is_f32(const lmoe_buf *b)
 {

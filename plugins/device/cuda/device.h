@@ -7,6 +7,7 @@
 #include "cuda.h"
 
 #include <cublas_v2.h>
+#include <cuda.h>
 
 enum { CUDA_STAGES = 2, CUDA_STAGE_BYTES = 1 << 20 };
 
@@ -41,7 +42,16 @@ typedef struct cuda_device {
     cuda_stage stage[CUDA_STAGES];
     int next_stage;
     cuda_blas blas;
+    int multiprocessors, major;
+    /* the driver's cuTensorMapEncodeTiled; NULL: there is none */
+    CUresult (*encode)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *,
+                       const cuuint64_t *, const cuuint32_t *, const cuuint32_t *,
+                       CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion,
+                       CUtensorMapFloatOOBfill);
 } cuda_device;
+
+/* Fills multiprocessors, major and encode. */
+void cuda_find_tensor_maps(cuda_device *d);
 
 /* Opens the library and makes a handle on the device's stream. cuda_blas_close also after a
  * failure. */

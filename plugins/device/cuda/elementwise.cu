@@ -90,10 +90,10 @@ static lmoe_status launch_affine(const lmoe_args *a)
     const lmoe_affine_attrs *o = (const lmoe_affine_attrs *)a->attrs;
     int64_t n = lmoe_buf_count(&a->out[0]);
     if (a->out[0].dtype != LMOE_I32)
-        return launch_packs(
-            a, n, Affine{floats(a, 0), results(a, 0), (float)o->scale, (float)o->shift});
-    affine_ids<<<blocks(n, THREADS), THREADS, 0, stream_of(a)>>>(
-        n, input<int32_t>(a, 0), o->scale, o->shift, output<int32_t>(a, 0));
+        return launch_packs(a, n,
+                            Affine{floats(a, 0), results(a, 0), (float)o->scale, (float)o->shift});
+    affine_ids<<<blocks(n, THREADS), THREADS, 0, stream_of(a)>>>(n, input<int32_t>(a, 0), o->scale,
+                                                                 o->shift, output<int32_t>(a, 0));
     return cuda_launched(a);
 }
 
@@ -120,8 +120,7 @@ static __global__ void ramp_ids(int64_t n, double start, double step, int32_t *y
 static lmoe_status launch_ramp(const lmoe_args *a, double start, double step)
 {
     int64_t n = lmoe_buf_count(&a->out[0]);
-    if (a->out[0].dtype != LMOE_I32)
-        return launch_packs(a, n, Ramp{results(a, 0), start, step});
+    if (a->out[0].dtype != LMOE_I32) return launch_packs(a, n, Ramp{results(a, 0), start, step});
     ramp_ids<<<blocks(n, THREADS), THREADS, 0, stream_of(a)>>>(n, start, step,
                                                                output<int32_t>(a, 0));
     return cuda_launched(a);

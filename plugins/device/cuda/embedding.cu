@@ -65,8 +65,7 @@ static lmoe_status launch(const lmoe_args *a)
 {
     const lmoe_buf *table = &a->in[0];
     Table t = {lmoe_buf_count(&a->in[1]), table->dim[0], table->dim[1], input<int32_t>(a, 1)};
-    lookup<<<(unsigned)t.tokens, THREADS, 0, stream_of(a)>>>(t, floats(a, 0),
-                                                             results(a, 0));
+    lookup<<<(unsigned)t.tokens, THREADS, 0, stream_of(a)>>>(t, floats(a, 0), results(a, 0));
     return cuda_launched(a);
 }
 

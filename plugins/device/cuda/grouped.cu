@@ -19,8 +19,8 @@ struct Operands {
 
 /* x: element (i, k) at x[i * step_i + k * step_k], zero from `rows` and `depth` on. Neighbouring
  * threads read neighbours: along k if its step is 1, else along i. */
-static __device__ void load_tile(float (*to)[TILE + 4], Floats x, int64_t step_i,
-                                 int64_t step_k, int64_t rows, int64_t depth)
+static __device__ void load_tile(float (*to)[TILE + 4], Floats x, int64_t step_i, int64_t step_k,
+                                 int64_t rows, int64_t depth)
 {
     for (int at = threadIdx.x; at < TILE * DEPTH; at += THREADS) {
         int i = step_k == 1 ? at / DEPTH : at % TILE, k = step_k == 1 ? at % DEPTH : at / TILE;
@@ -148,8 +148,8 @@ static lmoe_status launch_weight_grad(const lmoe_args *a)
 {
     int64_t e = a->in[0].dim[1], f = a->in[1].dim[1], experts = a->out[0].dim[0];
     dim3 grid(blocks(f, TILE), blocks(e, TILE), (unsigned)experts);
-    weight_grad<<<grid, THREADS, 0, stream_of(a)>>>(e, f, floats(a, 0), floats(a, 1), input<int32_t>(a, 2),
-                                                    results(a, 0));
+    weight_grad<<<grid, THREADS, 0, stream_of(a)>>>(e, f, floats(a, 0), floats(a, 1),
+                                                    input<int32_t>(a, 2), results(a, 0));
     return cuda_launched(a);
 }
 

@@ -118,9 +118,8 @@ struct Results {
         if (n < PACK || i % PACK != 0) {
             for (int k = 0; k < n; k++) put(i + k, p.x[k]);
         } else if (narrow) {
-            *(uint4 *)((bf16 *)data + i) =
-                make_uint4(two(p.x[0], p.x[1]), two(p.x[2], p.x[3]), two(p.x[4], p.x[5]),
-                           two(p.x[6], p.x[7]));
+            *(uint4 *)((bf16 *)data + i) = make_uint4(two(p.x[0], p.x[1]), two(p.x[2], p.x[3]),
+                                                      two(p.x[4], p.x[5]), two(p.x[6], p.x[7]));
         } else {
             *(float4 *)((float *)data + i) = make_float4(p.x[0], p.x[1], p.x[2], p.x[3]);
             *(float4 *)((float *)data + i + 4) = make_float4(p.x[4], p.x[5], p.x[6], p.x[7]);
@@ -171,6 +170,13 @@ template <class Body> static lmoe_status launch_packs(const lmoe_args *a, int64_
 {
     packs<<<blocks(cuda_pieces(count, PACK), THREADS), THREADS, 0, stream_of(a)>>>(count, body);
     return cuda_launched(a);
+}
+
+/* Allows a kernel more shared memory than the 48 KiB that any may have. */
+template <class Kernel> static inline void allow_shared(Kernel *kernel, size_t bytes)
+{
+    if (bytes > 48 << 10)
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
 }
 
 /* ---- sums and maxima; every thread gets the result ---- */

@@ -118,8 +118,8 @@ static lmoe_status launch(const lmoe_args *a)
         row_loss<<<(unsigned)n, 1024, 0, stream_of(a)>>>(w, first, {cursor, narrow},
                                                          {cursor, narrow}, loss);
         if (dx)
-            LMOE_TRY(product(a, 0, 0, n, w.width, w.rows, cursor, table, 0,
-                             dx + (size_t)first * row));
+            LMOE_TRY(
+                product(a, 0, 0, n, w.width, w.rows, cursor, table, 0, dx + (size_t)first * row));
         if (dtable) LMOE_TRY(product(a, 1, 0, w.rows, w.width, n, cursor, xs, first > 0, dtable));
     }
     if (y) total_loss<<<1, 1024, 0, stream_of(a)>>>(w, loss, y);

@@ -23,49 +23,73 @@ template <int FN> static __device__ inline float function(float x, float *slope)
     return x * s;
 }
 
-template <int FN>
-static __global__ void act(int64_t rows, int64_t hidden, const float *gate, const float *up,
-                           const float *scale, float *h)
+enum { STEP = WARP * PACK };
+
+static __device__ inline int left(int64_t hidden, int64_t i)
 {
-    int64_t r = (int64_t)blockIdx.x * ROWS + threadIdx.y;
+    return (int)min((int64_t)PACK, hidden - i);
+}
+
+static __device__ inline Pack ones()
+{
+    return {{1, 1, 1, 1, 1, 1, 1, 1}};
+}
+
+/* A warp does a row. */
+template <int FN>
+static __global__ void act(int64_t rows, int64_t hidden, Floats gate, Floats up, Floats scale,
+                           Results h)
+{
+    int64_t r = (int64_t)blockIdx.x * ROWS + threadIdx.y, at = r * hidden;
     if (r >= rows) return;
-    for (int64_t i = r * hidden + threadIdx.x; i < (r + 1) * hidden; i += WARP) {
-        float slope, y = function<FN>(gate[i], &slope);
-        h[i] = scale[r] * (up ? y * up[i] : y);
+    float weight = scale[r];
+    for (int64_t i = threadIdx.x * PACK; i < hidden; i += STEP) {
+        int n = left(hidden, i);
+        Pack g = gate.pack(at + i, n), u = up ? up.pack(at + i, n) : ones();
+        for (int k = 0; k < PACK; k++) {
+            float slope, y = function<FN>(g.x[k], &slope);
+            u.x[k] *= weight * y;
+        }
+        h.pack(at + i, n, u);
     }
 }
 
 template <int FN>
-static __global__ void act_grad(int64_t rows, int64_t hidden, const float *gate, const float *up,
-                                const float *scale, const float *dh, float *dgate, float *dup,
-                                float *dscale)
+static __global__ void act_grad(int64_t rows, int64_t hidden, Floats gate, Floats up, Floats scale,
+                                Floats dh, Results dgate, Results dup, Results dscale)
 {
-    int64_t r = (int64_t)blockIdx.x * ROWS + threadIdx.y;
+    int64_t r = (int64_t)blockIdx.x * ROWS + threadIdx.y, at = r * hidden;
     if (r >= rows) return;
-    float sum = 0;
-    for (int64_t i = r * hidden + threadIdx.x; i < (r + 1) * hidden; i += WARP) {
-        float slope, y = function<FN>(gate[i], &slope), u = up ? up[i] : 1.0f, d = dh[i];
-        sum += y * u * d;
-        if (dgate) dgate[i] = scale[r] * d * u * slope;
-        if (dup) dup[i] = scale[r] * d * y;
+    float sum = 0, weight = scale[r];
+    for (int64_t i = threadIdx.x * PACK; i < hidden; i += STEP) {
+        int n = left(hidden, i);
+        Pack g = gate.pack(at + i, n), u = up ? up.pack(at + i, n) : ones();
+        Pack d = dh.pack(at + i, n);
+        for (int k = 0; k < PACK; k++) {
+            float slope, y = function<FN>(g.x[k], &slope);
+            sum += y * u.x[k] * d.x[k];
+            g.x[k] = weight * d.x[k] * u.x[k] * slope;
+            u.x[k] = weight * d.x[k] * y;
+        }
+        if (dgate) dgate.pack(at + i, n, g);
+        if (dup) dup.pack(at + i, n, u);
     }
     sum = warp_sum(sum);
-    if (dscale && threadIdx.x == 0) dscale[r] = sum;
+    if (dscale && threadIdx.x == 0) dscale.put(r, sum);
 }
 
 template <int FN> static void launch_one(const lmoe_args *a, int backward)
 {
     int64_t rows = a->in[GATE].dim[0], hidden = a->in[GATE].dim[1];
-    const float *gate = input<float>(a, GATE), *up = input<float>(a, UP);
-    const float *scale = input<float>(a, SCALE);
+    Floats gate = floats(a, GATE), up = floats(a, UP), scale = floats(a, SCALE);
     dim3 block(WARP, ROWS);
     if (backward)
-        act_grad<FN><<<blocks(rows, ROWS), block, 0, stream_of(a)>>>(
-            rows, hidden, gate, up, scale, input<float>(a, DH), output<float>(a, 0),
-            output<float>(a, 1), output<float>(a, 2));
+        act_grad<FN><<<blocks(rows, ROWS), block, 0, stream_of(a)>>>(rows, hidden, gate, up, scale,
+                                                                     floats(a, DH), results(a, 0),
+                                                                     results(a, 1), results(a, 2));
     else
         act<FN><<<blocks(rows, ROWS), block, 0, stream_of(a)>>>(rows, hidden, gate, up, scale,
-                                                                output<float>(a, 0));
+                                                                results(a, 0));
 }
 
 static lmoe_status launch_any(const lmoe_args *a, int backward)
@@ -88,5 +112,5 @@ static lmoe_status launch_act_grad(const lmoe_args *a)
     return launch_any(a, 1);
 }
 
-CUDA_KERNEL(expert_act, 1, cuda_all_f32, NULL, launch_act)
-CUDA_KERNEL(expert_act_grad, 1, cuda_all_f32, NULL, launch_act_grad)
+CUDA_KERNEL(expert_act, 1, cuda_floats, NULL, launch_act)
+CUDA_KERNEL(expert_act_grad, 1, cuda_floats, NULL, launch_act_grad)

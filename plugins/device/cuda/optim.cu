@@ -110,8 +110,7 @@ static __global__ void adamw(Adam o)
         float gradient = g.x[k] * scale;
         m.x[k] = beta1 * m.x[k] + rest1 * gradient;
         v.x[k] = beta2 * v.x[k] + rest2 * gradient * gradient;
-        float update =
-            m.x[k] / m_part / (sqrtf(v.x[k] / v_part) + o.eps) + o.weight_decay * p.x[k];
+        float update = m.x[k] / m_part / (sqrtf(v.x[k] / v_part) + o.eps) + o.weight_decay * p.x[k];
         p.x[k] -= lr * update;
     }
     o.m.to.pack(i, n, m);

@@ -11,7 +11,11 @@
 #include "kernel.cuh"
 
 enum { X, WEIGHT, GATE, DY };
-enum { MOST_PARTS = 256, PART_ROWS = 64, STEP = WARP * PACK /* columns that a warp has at a time */ };
+enum {
+    MOST_PARTS = 256,
+    PART_ROWS = 64,
+    STEP = WARP * PACK /* columns that a warp has at a time */
+};
 
 struct Norm {
     int64_t rows, width;
@@ -81,8 +85,7 @@ static __global__ void row_grad(Norm w, Results dx, Results dgate, float *scale)
         if (w.gate) gate = w.gate.pack(at + i, n);
         if (dgate) {
             Pack d = weighted(w, at, i, NULL);
-            for (int k = 0; k < PACK; k++)
-                d.x[k] *= x.x[k] * (float)r * silu_slope(gate.x[k]);
+            for (int k = 0; k < PACK; k++) d.x[k] *= x.x[k] * (float)r * silu_slope(gate.x[k]);
             dgate.pack(at + i, n, d);
         }
         Pack d = weighted(w, at, i, w.gate ? &gate : NULL);
@@ -163,7 +166,7 @@ static lmoe_status launch_grad(const lmoe_args *a)
     Norm w = describe(a);
     char *cursor = (char *)a->workspace;
     float *scale = (float *)cuda_take(&cursor, w.rows), *partial = (float *)cursor;
-        int64_t part_rows = part_rows_of(w.rows), parts = cuda_pieces(w.rows, part_rows);
+    int64_t part_rows = part_rows_of(w.rows), parts = cuda_pieces(w.rows, part_rows);
     dim3 block(WARP, ROWS);
     row_grad<<<blocks(w.rows, ROWS), block, 0, stream_of(a)>>>(w, results(a, 0), results(a, 2),
                                                                scale);

@@ -41,8 +41,8 @@ template <int R> struct Decay {
 
 /* Loads a group of tokens of one direction: o and r as in scan.cuh. */
 template <int R>
-static __device__ void load_group(const Decay<R> &w, const Lane &l, int64_t s, int step,
-                                  Floats o, float o_scale, Floats r, Group<R, true> &g)
+static __device__ void load_group(const Decay<R> &w, const Lane &l, int64_t s, int step, Floats o,
+                                  float o_scale, Floats r, Group<R, true> &g)
 {
     const int TOKENS = Group<R, true>::TOKENS;
     int64_t block_own = (int64_t)blockIdx.x * OWN;
@@ -217,8 +217,8 @@ template <int R> static void run_over_k(const lmoe_args *a, const Scan &c, float
     if (!dv) return;
     scan<R, false, true>
         <<<scan_grid(c, a->in[K].dim[0], c.nv), dim3(OWN, LANES), 0, stream_of(a)>>>(
-            c, floats(a, Q), floats(a, DY), scale, floats(a, K), 1.0f,
-            input<float>(a, DCARRY), dv, NULL);
+            c, floats(a, Q), floats(a, DY), scale, floats(a, K), 1.0f, input<float>(a, DCARRY), dv,
+            NULL);
 }
 
 static int can(const lmoe_args *a)

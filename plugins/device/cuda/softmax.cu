@@ -24,7 +24,7 @@ static __global__ void softmax(Rows r, Floats x, Results y)
     int64_t row = (int64_t)blockIdx.x * ROWS + threadIdx.y, at = row * r.width;
     if (row >= r.rows) return;
     float most, sum = exp_sum(x + at, r.width, &most);
-    for (int64_t i = threadIdx.x; i < r.width; i += WARP) 
+    for (int64_t i = threadIdx.x; i < r.width; i += WARP)
         y.put(at + i, expf(x[at + i] - most) / sum);
 }
 

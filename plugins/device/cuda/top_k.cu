@@ -59,8 +59,8 @@ CUDA_KERNEL(top_k, 1, cuda_floats, NULL, launch_top_k)
 
 /* ---- gather_last, scatter_last: a thread an element of the result ---- */
 
-static __global__ void gather(int64_t slots, int64_t n, int64_t k, Floats x,
-                              const int32_t *index, Results y)
+static __global__ void gather(int64_t slots, int64_t n, int64_t k, Floats x, const int32_t *index,
+                              Results y)
 {
     int64_t slot = item();
     if (slot >= slots) return;
@@ -68,8 +68,8 @@ static __global__ void gather(int64_t slots, int64_t n, int64_t k, Floats x,
     y.put(slot, i >= 0 && i < n ? x[slot / k * n + i] : 0.0f);
 }
 
-static __global__ void scatter(int64_t count, int64_t n, int64_t k, Floats x,
-                               const int32_t *index, Results y)
+static __global__ void scatter(int64_t count, int64_t n, int64_t k, Floats x, const int32_t *index,
+                               Results y)
 {
     int64_t at = item(), row = at / n, i = at % n;
     if (at >= count) return;
@@ -84,8 +84,8 @@ static lmoe_status launch_gather(const lmoe_args *a)
     const lmoe_buf *x = &a->in[0], *index = &a->in[1];
     int64_t slots = lmoe_buf_count(index);
     gather<<<blocks(slots, THREADS), THREADS, 0, stream_of(a)>>>(
-        slots, x->dim[x->rank - 1], index->dim[index->rank - 1], floats(a, 0),
-        input<int32_t>(a, 1), results(a, 0));
+        slots, x->dim[x->rank - 1], index->dim[index->rank - 1], floats(a, 0), input<int32_t>(a, 1),
+        results(a, 0));
     return cuda_launched(a);
 }
 
@@ -94,8 +94,8 @@ static lmoe_status launch_scatter(const lmoe_args *a)
     const lmoe_buf *index = &a->in[1], *y = &a->out[0];
     int64_t count = lmoe_buf_count(y);
     scatter<<<blocks(count, THREADS), THREADS, 0, stream_of(a)>>>(
-        count, y->dim[y->rank - 1], index->dim[index->rank - 1], floats(a, 0),
-        input<int32_t>(a, 1), results(a, 0));
+        count, y->dim[y->rank - 1], index->dim[index->rank - 1], floats(a, 0), input<int32_t>(a, 1),
+        results(a, 0));
     return cuda_launched(a);
 }
 

@@ -1,0 +1,242 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * plugins/device/cuda/scan_chunk.cu: scan_diag/1 in bf16, in chunks (scan_chunk.cuh): the walk over
+ * the chunks, then the results of all of them.
+ */
+#include "scan_chunk.cuh"
+
+enum { Q, K, V, DECAY, RESET, SKIP, CARRY };
+
+/* ---- the walk: a block has STATE_ROWS rows of a head's state ---- */
+
+enum { R_PITCH = STATE_ROWS + 8, SEGMENTS = STATE_THREADS / STATE_ROWS, PER = CHUNK / SEGMENTS };
+
+template <int P> struct WalkShared {
+    bf16 r[CHUNK * R_PITCH], o[2][CHUNK * (P + 8)];
+    float total[SEGMENTS][STATE_ROWS], end[STATE_ROWS];
+};
+
+/* What a thread has of a chunk: one row of the state, PER tokens. */
+struct WalkPart {
+    float g[PER], r[PER];
+};
+
+static __device__ inline void load_part(const Walk &w, const Spot &at, int64_t row, WalkPart *p)
+{
+    int64_t first = at.first + threadIdx.x / STATE_ROWS * PER;
+#pragma unroll
+    for (int i = 0; i < PER; i++) {
+        bool there = row < w.c.nk && has_rows(w.c, at, first + i);
+        p->g[i] = log2_decay(w.c, at, first + i, row);
+        p->r[i] = there ? (float)w.r[row_at(w.c, at, first + i, w.c.nk) + row] : 0.0f;
+    }
+}
+
+/* r with its factors to shared memory, and G_end. */
+template <int P, bool BACKWARDS>
+static __device__ inline void put_part(const Walk &w, WalkPart *p, WalkShared<P> *s)
+{
+    int row = threadIdx.x % STATE_ROWS, segment = threadIdx.x / STATE_ROWS;
+    float sum = 0, before = 0, all = 0;
+#pragma unroll
+    for (int i = 0; i < PER; i++) p->g[i] = sum += p->g[i];
+    s->total[segment][row] = sum;
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < SEGMENTS; i++) {
+        if (i < segment) before += s->total[i][row];
+        all += s->total[i][row];
+    }
+    if (segment == 0) s->end[row] = power_of_2(all);
+#pragma unroll
+    for (int i = 0; i < PER; i++) {
+        float g = before + p->g[i], factor = power_of_2(BACKWARDS ? g : all - g);
+        s->r[(segment * PER + i) * R_PITCH + row] = __float2bfloat16_rn(w.scale * factor * p->r[i]);
+    }
+}
+
+/* Calls f(row, column, element) for a lane's pairs of its warp's part: STATE_ROWS rows, P / 4 columns. */
+template <int P, class F> static __device__ inline void each_pair(float (&x)[2][P / 32][4], F f)
+{
+    int warp = threadIdx.x / WARP;
+#pragma unroll
+    for (int m = 0; m < 2; m++)
+#pragma unroll
+        for (int n = 0; n < P / 32; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i += 2)
+                f(16 * m + lane_row(i), warp * (P / 4) + lane_column(n, i), &x[m][n][i]);
+}
+
+template <int P, bool BACKWARDS>
+static __global__ void __launch_bounds__(STATE_THREADS) walk(Walk w)
+{
+    extern __shared__ __align__(16) char memory[];
+    WalkShared<P> *s = (WalkShared<P> *)memory;
+    int64_t lane = blockIdx.z * w.c.heads + blockIdx.y, first_row = blockIdx.x * STATE_ROWS;
+    int64_t size = w.c.nk * w.c.nv, row = first_row + threadIdx.x % STATE_ROWS;
+    Spot at = {blockIdx.z, blockIdx.y, BACKWARDS ? (w.chunks - 1) * CHUNK : 0};
+    bf16 *to = w.to ? w.to + lane * (w.chunks + w.one_more) * size : NULL;
+    const float *first = w.first ? w.first + lane * size : NULL;
+    float *last = w.last ? w.last + lane * size : NULL;
+    float x[2][P / 32][4];
+    WalkPart part;
+    each_pair<P>(x, [&](int r, int c, float *p) {
+        bool there = first && first_row + r < w.c.nk && c < w.c.nv;
+        for (int i = 0; i < 2; i++) p[i] = there ? first[(first_row + r) * w.c.nv + c + i] : 0.0f;
+    });
+    auto leave = [&](int64_t chunk) {
+        each_pair<P>(x, [&](int r, int c, float *p) {
+            if (to && first_row + r < w.c.nk && c < w.c.nv)
+                *(uint32_t *)(to + chunk * size + (first_row + r) * w.c.nv + c) = two(p[0], p[1]);
+        });
+    };
+    load_part(w, at, row, &part);
+    copy_rows<P, STATE_THREADS>(w.c, at, w.o, w.c.nv, s->o[0], P + 8);
+    copies_commit();
+    for (int64_t i = 0; i < w.chunks; i++) {
+        leave(BACKWARDS ? w.chunks - 1 - i : i);
+        put_part<P, BACKWARDS>(w, &part, s);
+        at.first += BACKWARDS ? -CHUNK : CHUNK;
+        if (i + 1 < w.chunks) { /* the next one's are under way meanwhile */
+            load_part(w, at, row, &part);
+            copy_rows<P, STATE_THREADS>(w.c, at, w.o, w.c.nv, s->o[(i + 1) % 2], P + 8);
+        }
+        copies_commit();
+        copies_wait<1>();
+        __syncthreads();
+        each_pair<P>(x, [&](int r, int c, float *p) {
+            p[0] *= s->end[r];
+            p[1] *= s->end[r];
+        });
+#pragma unroll
+        for (int m = 0; m < 2; m++)
+            multiply_tiles<P / 32, true, true>(x[m], s->r, R_PITCH, 16 * m, s->o[i % 2], P + 8,
+                                               threadIdx.x / WARP * (P / 4), CHUNK);
+        __syncthreads();
+    }
+    if (w.one_more) leave(w.chunks);
+    each_pair<P>(x, [&](int r, int c, float *p) {
+        bool there = last && first_row + r < w.c.nk && c < w.c.nv;
+        for (int i = 0; i < 2 && there; i++) last[(first_row + r) * w.c.nv + c + i] = p[i];
+    });
+}
+
+template <int P, bool BACKWARDS>
+static void run_walk(const lmoe_args *a, const Walk &w, int64_t batch)
+{
+    dim3 grid(blocks(w.c.nk, STATE_ROWS), (unsigned)w.c.heads, (unsigned)batch);
+    allow_shared(walk<P, BACKWARDS>, sizeof(WalkShared<P>));
+    walk<P, BACKWARDS><<<grid, STATE_THREADS, sizeof(WalkShared<P>), stream_of(a)>>>(w);
+}
+
+lmoe_status cuda_walk_chunks(const lmoe_args *a, const Walk *w, int64_t batch, int backwards)
+{
+    if (w->c.nv > 64)
+        backwards ? run_walk<128, true>(a, *w, batch) : run_walk<128, false>(a, *w, batch);
+    else
+        backwards ? run_walk<64, true>(a, *w, batch) : run_walk<64, false>(a, *w, batch);
+    return cuda_launched(a);
+}
+
+/* ---- the results of a chunk ---- */
+
+template <int P> struct OutShared {
+    static const int TILE_SIZE = CHUNK * (P + 8);
+    bf16 q[TILE_SIZE], k[TILE_SIZE], v[TILE_SIZE], a[CHUNK * SCORES_PITCH];
+    bf16 state[P * (P + 8)]; /* of a steep chunk, first G: (CHUNK, P) f32 */
+    union {
+        Channels<P> channels;
+        Tokens tokens;
+    };
+};
+
+/* Grid: (chunks, heads, batch). BY_CHANNEL: every channel has its own decay. */
+template <int P, bool BY_CHANNEL>
+static __global__ void __launch_bounds__(CHUNK_THREADS) outputs(Chunks w, bf16 *y)
+{
+    extern __shared__ __align__(16) char memory[];
+    OutShared<P> *s = (OutShared<P> *)memory;
+    const int PITCH = P + 8, N = P / 16;
+    Spot at = {blockIdx.z, blockIdx.y, (int64_t)blockIdx.x * CHUNK};
+    int64_t lane = blockIdx.z * w.c.heads + blockIdx.y, size = w.c.nk * w.c.nv;
+    const bf16 *state = w.begins + (lane * w.chunks + blockIdx.x) * size;
+    const Tokens *tokens = BY_CHANNEL ? NULL : &s->tokens;
+    bool steep = false;
+    copy_rows<P, CHUNK_THREADS>(w.c, at, w.v, w.c.nv, s->v, PITCH);
+    if (BY_CHANNEL) {
+        Part<P> mine;
+        steep = find_decays<P>(w.c, at, mine, s->channels);
+        put_factored<P>(w, at, mine, s->channels, s->q, s->k, steep ? (float *)s->state : NULL);
+    } else {
+        copy_rows<P, CHUNK_THREADS>(w.c, at, w.q, w.c.nk, s->q, PITCH);
+        copy_rows<P, CHUNK_THREADS>(w.c, at, w.k, w.c.nk, s->k, PITCH);
+        find_token_decays(w.c, at, s->tokens);
+    }
+    copies_commit();
+    copies_wait<0>();
+    __syncthreads();
+    if (steep) {
+        put_steep_scores<P>(w, at, (float *)s->state, s->a);
+        __syncthreads();
+    } else {
+        float c[4][4] = {};
+        multiply_scores<P>(c, s->q, s->k);
+        put_scores<false>(c, w.scale, tokens, s->a, NULL);
+    }
+    load_state<P>(w.c, state, BY_CHANNEL ? s->channels.begin : NULL, NULL, NULL, s->state);
+    __syncthreads();
+    float x[N][4] = {};
+    Corner corner = corner_of<P>();
+    multiply_tiles<N, false, true>(x, s->q, PITCH, corner.row, s->state, PITCH, corner.column, P);
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        float factor = w.scale;
+        if (tokens) factor *= power_of_2(tokens->g[corner.row + lane_row(i)]);
+#pragma unroll
+        for (int n = 0; n < N; n++) x[n][i] *= factor;
+    }
+    multiply_tiles<N, false, true>(x, s->a, SCORES_PITCH, corner.row, s->v, PITCH, corner.column,
+                                   CHUNK);
+    put_rows<N>(w.c, at, corner, x, y, w.c.nv);
+}
+
+template <int P, bool BY_CHANNEL> static void run_outputs(const lmoe_args *a, const Chunks &w)
+{
+    dim3 grid((unsigned)w.chunks, (unsigned)w.c.heads, (unsigned)w.batch);
+    allow_shared(outputs<P, BY_CHANNEL>, sizeof(OutShared<P>));
+    outputs<P, BY_CHANNEL>
+        <<<grid, CHUNK_THREADS, sizeof(OutShared<P>), stream_of(a)>>>(w, output<bf16>(a, 0));
+}
+
+static int can(const lmoe_args *a)
+{
+    return can_chunk(a, DECAY, CARRY) && !lmoe_buf_present(cuda_at(a->in, a->n_in, CARRY + 1));
+}
+
+static size_t workspace(const lmoe_args *a)
+{
+    return cuda_words(state_words(a, cuda_pieces(a->in[K].dim[1], CHUNK)));
+}
+
+static lmoe_status launch(const lmoe_args *a)
+{
+    Chunks w = {describe_scan(a, DECAY), a->in[K].dim[0], cuda_pieces(a->in[K].dim[1], CHUNK)};
+    w.scale = (float)((const lmoe_scan_diag_attrs *)a->attrs)->scale;
+    w.q = input<bf16>(a, Q);
+    w.k = input<bf16>(a, K);
+    w.v = input<bf16>(a, V);
+    w.begins = (const bf16 *)a->workspace;
+    Walk walk = {
+        w.c,      w.k, w.v, 1.0f, input<float>(a, CARRY), output<float>(a, 1), (bf16 *)a->workspace,
+        w.chunks, 0};
+    LMOE_TRY(cuda_walk_chunks(a, &walk, w.batch, 0));
+    if (!output<bf16>(a, 0)) return LMOE_OK;
+    bool wide = w.c.nk > 64 || w.c.nv > 64;
+    if (w.c.decay_row)
+        wide ? run_outputs<128, true>(a, w) : run_outputs<64, true>(a, w);
+    else
+        wide ? run_outputs<128, false>(a, w) : run_outputs<64, false>(a, w);
+    return cuda_launched(a);
+}
+
+CUDA_FAST_KERNEL(scan_diag, 1, chunk, can, workspace, launch)

@@ -1,0 +1,372 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * plugins/device/cuda/scan_chunk.cuh: scan_diag in chunks of 64 tokens on the matrix units; what the
+ * op (scan_chunk.cu) and its derivative (scan_chunk_grad.cu) share.
+ *
+ * Within a chunk that begins with the state M and ends with it at time `end`, let G_t be the sum of
+ * the decays up to token t, for each channel k of head_k. Then (* by channels)
+ *
+ *   y_t   = scale ((q_t exp G_t) M + sum over s <= t of a_ts v_s),  a_ts = (q_t exp(G_t - G_s)) . k_s
+ *   M_end = exp(G_end) * M + sum over s of (k_s exp(G_end - G_s)) v_s^T
+ *
+ * so a kernel walks over the chunks and leaves each one's M, and another does all chunks at once.
+ * The gradient D of the state at a chunk's end comes likewise from the last chunk to the first.
+ *
+ * For a to be a product of matrices, its factor is taken apart at a reference R: q exp(G - R) times
+ * k exp(R - G). R is G in the middle of the chunk, unless a channel fades by more than 2^60 on either
+ * side of it (a reset, a strong decay): such a chunk has its pairs of tokens done one by one. With one
+ * decay for all channels the factor stands before the sum, and nothing needs to be taken apart.
+ *
+ * States between chunks are bf16 where they are operands; the walk itself is f32. Decays are in
+ * logarithms to base 2, and none is below -160, which is 0. Tokens that are skipped, or past the end,
+ * have decay 0 and rows of zeros.
+ */
+#ifndef CUDA_SCAN_CHUNK_CUH
+#define CUDA_SCAN_CHUNK_CUH
+
+#include "mma.cuh"
+#include "scan.cuh"
+
+enum { CHUNK = 64, SCORES_PITCH = CHUNK + 8, MOST_CHANNELS = 128 };
+
+static const float FADES = 60.0f, FORGETS = -160.0f;
+
+struct Chunks {
+    Scan c;
+    int64_t batch, chunks;
+    float scale;
+    const bf16 *q, *k, *v, *dy;
+    const bf16 *begins,
+        *ends; /* (batch heads chunks+1 head_k head_v): M before each chunk, and after
+                                  the last; (batch heads chunks ...): D at each one's end */
+};
+
+/* Where a block works. */
+struct Spot {
+    int64_t b, h, first; /* token, in its sequence */
+};
+
+static __device__ inline float power_of_2(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+static __device__ inline bool has_rows(const Scan &c, const Spot &at, int64_t s)
+{
+    return s < c.seq && !(c.skip && c.skip[at.b * c.seq + s]);
+}
+
+static __device__ inline float log2_decay(const Scan &c, const Spot &at, int64_t s, int64_t k)
+{
+    if (s >= c.seq) return 0.0f;
+    int64_t token = at.b * c.seq + s;
+    if (c.reset && c.reset[token]) return FORGETS;
+    if (!c.decay || k >= c.nk || !has_rows(c, at, s)) return 0.0f;
+    float d = c.decay[token * c.decay_token + at.h * c.decay_head + k * c.decay_row];
+    return fmaxf(d * 1.44269504f, FORGETS);
+}
+
+/* First element of token s in a tensor (token heads n). */
+static __device__ inline int64_t row_at(const Scan &c, const Spot &at, int64_t s, int64_t n)
+{
+    return ((at.b * c.seq + s) * c.heads + at.h) * n;
+}
+
+/* Two neighbours of token s. */
+static __device__ inline float2 pair_at(const Scan &c, const Spot &at, const bf16 *x, int64_t s,
+                                        int64_t n, int64_t i)
+{
+    if (i >= n || !has_rows(c, at, s)) return make_float2(0.0f, 0.0f);
+    uint32_t u = *(const uint32_t *)(x + row_at(c, at, s, n) + i);
+    return make_float2(low(u), high(u));
+}
+
+/* The chunk's rows of x (token heads n) to a tile of WIDTH columns, under way when this returns. */
+template <int WIDTH, int BLOCK>
+static __device__ inline void copy_rows(const Scan &c, const Spot &at, const bf16 *x, int64_t n,
+                                        bf16 *tile, int pitch)
+{
+    for (int i = threadIdx.x; i < CHUNK * WIDTH / 8; i += BLOCK) {
+        int t = i / (WIDTH / 8), column = i % (WIDTH / 8) * 8;
+        bool there = column < n && has_rows(c, at, at.first + t);
+        copy_16(tile + t * pitch + column, there ? x + row_at(c, at, at.first + t, n) + column : x,
+                there);
+    }
+}
+
+/* ---- all chunks at once: a block of eight warps has one ---- */
+
+enum { CHUNK_THREADS = 256 };
+
+/* A thread has two channels of some tokens in a row. */
+template <int P> struct Part {
+    static const int SEGMENTS = CHUNK_THREADS / (P / 2), TOKENS = CHUNK / SEGMENTS;
+    float2 g[TOKENS]; /* G */
+};
+
+/* Of each channel: what q's and k's factors are taken from (R and R, or 0 and G_end where the chunk
+ * is `steep`), and what M and D then lack. */
+template <int P> struct Channels {
+    float q_from[P], k_from[P], begin[P], end[P];
+    float total[CHUNK_THREADS / (P / 2)][P];
+};
+
+/* One decay for all channels: of each token. */
+struct Tokens {
+    float g[CHUNK], end, one[CHUNK];
+};
+
+template <int P>
+static __device__ inline bool find_decays(const Scan &c, const Spot &at, Part<P> &mine,
+                                          Channels<P> &s)
+{
+    int k = threadIdx.x % (P / 2) * 2, segment = threadIdx.x / (P / 2);
+    float2 sum = {0, 0}, before = {0, 0}, middle = {0, 0}, all = {0, 0};
+#pragma unroll
+    for (int i = 0; i < Part<P>::TOKENS; i++) {
+        int64_t t = at.first + segment * Part<P>::TOKENS + i;
+        sum.x += log2_decay(c, at, t, k);
+        sum.y += log2_decay(c, at, t, k + 1);
+        mine.g[i] = sum;
+    }
+    s.total[segment][k] = sum.x;
+    s.total[segment][k + 1] = sum.y;
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < Part<P>::SEGMENTS; i++) {
+        float2 x = make_float2(s.total[i][k], s.total[i][k + 1]);
+        if (i < segment) before = make_float2(before.x + x.x, before.y + x.y);
+        if (i < Part<P>::SEGMENTS / 2) middle = make_float2(middle.x + x.x, middle.y + x.y);
+        all = make_float2(all.x + x.x, all.y + x.y);
+    }
+#pragma unroll
+    for (int i = 0; i < Part<P>::TOKENS; i++) {
+        mine.g[i].x += before.x;
+        mine.g[i].y += before.y;
+    }
+    bool steep = __syncthreads_or(middle.x < -FADES || middle.y < -FADES ||
+                                  middle.x - all.x > FADES || middle.y - all.y > FADES);
+    if (segment == 0) {
+        s.q_from[k] = steep ? 0.0f : middle.x;
+        s.q_from[k + 1] = steep ? 0.0f : middle.y;
+        s.k_from[k] = steep ? all.x : middle.x;
+        s.k_from[k + 1] = steep ? all.y : middle.y;
+        for (int i = k; i < k + 2; i++) {
+            s.begin[i] = power_of_2(s.q_from[i]);
+            s.end[i] = power_of_2((i == k ? all.x : all.y) - s.k_from[i]);
+        }
+    }
+    __syncthreads();
+    return steep;
+}
+
+/* q and k with their factors, and G (unless NULL), to tiles. */
+template <int P>
+static __device__ inline void put_factored(const Chunks &w, const Spot &at, const Part<P> &mine,
+                                           const Channels<P> &s, bf16 *q, bf16 *k, float *g)
+{
+    const int PITCH = P + 8;
+    int i = threadIdx.x % (P / 2) * 2, first = threadIdx.x / (P / 2) * Part<P>::TOKENS;
+#pragma unroll
+    for (int n = 0; n < Part<P>::TOKENS; n++) {
+        int t = first + n;
+        float2 x = pair_at(w.c, at, w.q, at.first + t, w.c.nk, i), sum = mine.g[n];
+        float2 z = pair_at(w.c, at, w.k, at.first + t, w.c.nk, i);
+        x.x *= power_of_2(sum.x - s.q_from[i]);
+        x.y *= power_of_2(sum.y - s.q_from[i + 1]);
+        z.x *= power_of_2(s.k_from[i] - sum.x);
+        z.y *= power_of_2(s.k_from[i + 1] - sum.y);
+        *(uint32_t *)(q + t * PITCH + i) = two(x.x, x.y);
+        *(uint32_t *)(k + t * PITCH + i) = two(z.x, z.y);
+        if (g) *(float2 *)(g + t * P + i) = sum;
+    }
+}
+
+/* One decay for all channels: G of each token. */
+static __device__ inline void find_token_decays(const Scan &c, const Spot &at, Tokens &s)
+{
+    if (threadIdx.x < CHUNK) s.one[threadIdx.x] = log2_decay(c, at, at.first + threadIdx.x, 0);
+    __syncthreads();
+    if (threadIdx.x < CHUNK) {
+        float sum = 0;
+        for (int t = 0; t <= threadIdx.x; t++) sum += s.one[t];
+        s.g[threadIdx.x] = sum;
+        if (threadIdx.x == CHUNK - 1) s.end = sum;
+    }
+    __syncthreads();
+}
+
+/* a_ts of a steep chunk. g: (CHUNK, P) */
+template <int P>
+static __device__ float score_of_pair(const Chunks &w, const Spot &at, const float *g, int t, int s)
+{
+    float sum = 0;
+    if (!has_rows(w.c, at, at.first + t) || !has_rows(w.c, at, at.first + s)) return 0.0f;
+    const bf16 *q = w.q + row_at(w.c, at, at.first + t, w.c.nk);
+    const bf16 *k = w.k + row_at(w.c, at, at.first + s, w.c.nk);
+    for (int i = 0; i < w.c.nk; i += 2) {
+        uint32_t x = *(const uint32_t *)(q + i), z = *(const uint32_t *)(k + i);
+        float2 a = *(const float2 *)(g + t * P + i), b = *(const float2 *)(g + s * P + i);
+        sum += low(x) * low(z) * power_of_2(a.x - b.x) + high(x) * high(z) * power_of_2(a.y - b.y);
+    }
+    return sum;
+}
+
+/* Scores of a steep chunk, scaled, into a tile. */
+template <int P>
+static __device__ void put_steep_scores(const Chunks &w, const Spot &at, const float *g, bf16 *a)
+{
+    int t = threadIdx.x / 4;
+    for (int s = threadIdx.x % 4; s < CHUNK; s += 4) {
+        float x = s <= t ? w.scale * score_of_pair<P>(w, at, g, t, s) : 0.0f;
+        a[t * SCORES_PITCH + s] = __float2bfloat16_rn(x);
+    }
+}
+
+/* A warp's place in a result of CHUNK rows and P columns: rows `row` ..., columns `column` ... */
+struct Corner {
+    int row, column;
+};
+
+template <int P> static __device__ inline Corner corner_of()
+{
+    int warp = threadIdx.x / WARP;
+    return {warp % 4 * 16, warp / 4 * (P / 2)};
+}
+
+/* A warp's 16 x 32 of left right^T (CHUNK, CHUNK), both tiles of P columns. */
+template <int P>
+static __device__ inline void multiply_scores(float (&c)[4][4], const bf16 *left, const bf16 *right)
+{
+    Corner at = corner_of<CHUNK>();
+    multiply_tiles<4, false, false>(c, left, P + 8, at.row, right, P + 8, at.column, P);
+}
+
+/* Element (t, s) of lane's c[n][i]. */
+static __device__ inline int lane_row(int i)
+{
+    return threadIdx.x % WARP / 4 + (i >= 2 ? 8 : 0);
+}
+
+static __device__ inline int lane_column(int n, int i)
+{
+    return 8 * n + threadIdx.x % 4 * 2 + (i & 1);
+}
+
+/* exp(G_t - G_s) if there is one for all channels, else 1. */
+static __device__ inline float token_factor(const Tokens *s, int t, int u)
+{
+    return s ? power_of_2(s->g[t] - s->g[u]) : 1.0f;
+}
+
+/* Products of tokens, times `scale` and the tokens' factor, where t > s, or t = s unless STRICT, go to
+ * a tile. diagonal (unless NULL) gets those of t = s. */
+template <bool STRICT>
+static __device__ inline void put_scores(const float (&c)[4][4], float scale, const Tokens *tokens,
+                                         bf16 *a, float *diagonal)
+{
+    Corner at = corner_of<CHUNK>();
+#pragma unroll
+    for (int n = 0; n < 4; n++)
+#pragma unroll
+        for (int i = 0; i < 4; i += 2) {
+            int t = at.row + lane_row(i), s = at.column + lane_column(n, i);
+            float x[2];
+#pragma unroll
+            for (int k = 0; k < 2; k++) {
+                bool counts = STRICT ? t > s + k : t >= s + k;
+                x[k] = counts ? scale * c[n][i + k] * token_factor(tokens, t, s + k) : 0.0f;
+                if (diagonal && t == s + k) diagonal[t] = scale * c[n][i + k];
+            }
+            *(uint32_t *)(a + t * SCORES_PITCH + s) = two(x[0], x[1]);
+        }
+}
+
+/* A state to a tile (P, P + 8), its rows times `factor` (NULL: as they are). If `other` is not NULL,
+ * dots gets the sum over head_v of both, for each row. */
+template <int P>
+static __device__ inline void load_state(const Scan &c, const bf16 *state, const float *factor,
+                                         const bf16 *other, float *dots, bf16 *tile)
+{
+    const int PITCH = P + 8, LANES_OF_ROW = P / 8;
+    int column = threadIdx.x % LANES_OF_ROW * 8;
+#pragma unroll
+    for (int row = threadIdx.x / LANES_OF_ROW; row < P; row += CHUNK_THREADS / LANES_OF_ROW) {
+        bool there = row < c.nk && column < c.nv;
+        int64_t at = row * c.nv + column;
+        Pack x = {};
+        if (there) x = Floats{state, true}.pack(at, PACK);
+        if (dots) {
+            Pack z = {};
+            float sum = 0;
+            if (there) z = Floats{other, true}.pack(at, PACK);
+            for (int i = 0; i < PACK; i++) sum += x.x[i] * z.x[i];
+            for (int step = LANES_OF_ROW / 2; step > 0; step /= 2)
+                sum += __shfl_xor_sync(~0u, sum, step);
+            if (column == 0) dots[row] = sum;
+        }
+        float f = factor ? factor[row] : 1.0f;
+        for (int i = 0; i < PACK; i++) x.x[i] *= f;
+        Results{tile + row * PITCH + column, true}.pack(0, PACK, x);
+    }
+}
+
+/* Rows of out (token heads n) from a warp's 16 x (8 N) at its corner. */
+template <int N>
+static __device__ inline void put_rows(const Scan &c, const Spot &at, Corner corner,
+                                       const float (&x)[N][4], bf16 *out, int64_t n)
+{
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        int64_t s = at.first + corner.row + lane_row(2 * half);
+#pragma unroll
+        for (int i = 0; i < N; i += 4) {
+            uint32_t u[4];
+#pragma unroll
+            for (int k = 0; k < 4; k++) u[k] = two(x[i + k][2 * half], x[i + k][2 * half + 1]);
+            trade(u);
+            int column = corner.column + 8 * i + threadIdx.x % 4 * 8;
+            if (s < c.seq && column < n)
+                *(uint4 *)(out + row_at(c, at, s, n) + column) = make_uint4(u[0], u[1], u[2], u[3]);
+        }
+    }
+}
+
+/* ---- one chunk after another: states ---- */
+
+enum { STATE_ROWS = 32, STATE_THREADS = 128 };
+
+/* forwards:  X before each chunk goes to `to`;  X = exp(G_end) X + sum of (r_s exp(G_end - G_s)) o_s^T
+ * backwards: X at each chunk's end goes there;  X = exp(G_end) X + sum of (r_s exp(G_s)) o_s^T
+ * r: (token heads head_k), o: (token heads head_v). X enters from `first` and leaves to `last`, f32,
+ * which may be NULL or the same memory; with `one_more` it also goes behind the last chunk's place. */
+struct Walk {
+    Scan c;
+    const bf16 *r, *o;
+    float scale;
+    const float *first;
+    float *last;
+    bf16 *to;
+    int64_t chunks;
+    int one_more;
+};
+
+lmoe_status cuda_walk_chunks(const lmoe_args *a, const Walk *w, int64_t batch, int backwards);
+
+static inline int can_chunk(const lmoe_args *a, int decay, int carry)
+{
+    const lmoe_buf *k = &a->in[1], *v = &a->in[2];
+    if (!can_scan(a, decay, carry) || !cuda_is_bf16(k) || k->dim[1] < 16) return 0;
+    return cuda_is_bf16(&a->in[0]) && cuda_is_bf16(v) && k->dim[3] % 8 == 0 && v->dim[3] % 8 == 0 &&
+           k->dim[3] <= MOST_CHANNELS && v->dim[3] <= MOST_CHANNELS;
+}
+
+/* Words of the states of `count` chunks of every head. */
+static inline int64_t state_words(const lmoe_args *a, int64_t count)
+{
+    const lmoe_buf *k = &a->in[1];
+    return k->dim[0] * k->dim[2] * count * k->dim[3] * a->in[2].dim[3] / 2;
+}
+
+#endif

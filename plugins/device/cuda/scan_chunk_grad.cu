@@ -1,0 +1,324 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * plugins/device/cuda/scan_chunk_grad.cu: scan_diag_grad/1 in bf16, in chunks (scan_chunk.cuh). With
+ * p_ts = dy_t . v_s and D the gradient of the state at the chunk's end, from later chunks alone:
+ *
+ *   dq_t = scale (exp(G_t) * (M dy_t) + sum over s <= t of p_ts k_s * exp(G_t - G_s))
+ *   dk_s = exp(G_end - G_s) * (D v_s) + scale sum over t >= s of p_ts q_t * exp(G_t - G_s)
+ *   dv_s = D^T (k_s * exp(G_end - G_s)) + sum over t >= s of scale a_ts dy_t
+ *   ddecay_t = rowsum(M_end * D) + sum over u >= t of (q_u * dq_u - k_u * dk_u)
+ *
+ * Terms of u = t = s are in both parts of the last sum and cancel, so they are left out of it and
+ * added to dq and dk at the end. M comes from a walk forwards, D from one backwards.
+ */
+#include "scan_chunk.cuh"
+
+enum { Q, K, V, DECAY, RESET, SKIP, DY, CARRY, DCARRY };
+
+template <int P> struct GradShared {
+    static const int TILE_SIZE = CHUNK * (P + 8);
+    bf16 q[TILE_SIZE], k[TILE_SIZE], v[TILE_SIZE], dy[TILE_SIZE];
+    bf16 state[P * (P + 8)]; /* M, then D */
+    bf16 a[CHUNK * SCORES_PITCH],
+        p[CHUNK * SCORES_PITCH]; /* scale a_ts, t >= s; scale p_ts, t > s */
+    float g[CHUNK * P];          /* G; then what ddecay sums up */
+    float same[CHUNK], dots[P];  /* scale p_tt; rowsum(M_end * D) */
+    union {
+        Channels<P> channels;
+        Tokens tokens;
+    };
+};
+
+struct Gradients {
+    bf16 *dq, *dk, *dv; /* each may be NULL */
+    float *ddecay;      /* (batch seq heads head_k), or (batch seq heads); may be NULL */
+};
+
+/* ---- what a pair of tokens gives in a steep chunk ---- */
+
+/* scale sum over s < t of p_ts k_s exp(G_t - G_s), channel i; or, LATER, over t > s of p_ts q_t. */
+template <int P, bool LATER>
+static __device__ float steep_sum(const Chunks &w, const Spot &at, const GradShared<P> *s, int t,
+                                  int i)
+{
+    float sum = 0, own = s->g[t * P + i];
+    const bf16 *x = LATER ? w.q : w.k;
+    for (int u = LATER ? t + 1 : 0; u < (LATER ? CHUNK : t); u++) {
+        float p = LATER ? s->p[u * SCORES_PITCH + t] : s->p[t * SCORES_PITCH + u];
+        if (p == 0.0f || !has_rows(w.c, at, at.first + u)) continue;
+        float other = s->g[u * P + i];
+        sum += p * (float)x[row_at(w.c, at, at.first + u, w.c.nk) + i] *
+               power_of_2(LATER ? other - own : own - other);
+    }
+    return sum;
+}
+
+/* ---- dq and dk ---- */
+
+/* A warp's part of dq (x: without the factor of its channels), or, of dk. Terms for ddecay are added
+ * to e, those of dk with a minus. */
+template <int P, bool BY_CHANNEL, bool OF_K>
+static __device__ void finish_rows(const Chunks &w, const Spot &at, GradShared<P> *s, bool steep,
+                                   float (&x)[P / 16][4], float (&e)[P / 16][4], bf16 *out)
+{
+    Corner corner = corner_of<P>();
+    const bf16 *tile = OF_K ? s->k : s->q, *other = OF_K ? w.q : w.k, *own = OF_K ? w.k : w.q;
+#pragma unroll
+    for (int n = 0; n < P / 16; n++)
+#pragma unroll
+        for (int i = 0; i < 4; i += 2) {
+            int t = corner.row + lane_row(i), column = corner.column + lane_column(n, i);
+            float2 z = pair_at(w.c, at, other, at.first + t, w.c.nk, column);
+            uint32_t mine = *(const uint32_t *)(tile + t * (P + 8) + column);
+            float2 raw = make_float2(0.0f, 0.0f);
+            if (steep) raw = pair_at(w.c, at, own, at.first + t, w.c.nk, column);
+#pragma unroll
+            for (int k = 0; k < 2; k++) {
+                int channel = column + k;
+                float factored = k ? high(mine) : low(mine), term = factored * x[n][i + k];
+                float result = x[n][i + k];
+                if (BY_CHANNEL) {
+                    float g = s->g[t * P + channel];
+                    result *= power_of_2(OF_K ? s->channels.k_from[channel] - g
+                                              : g - s->channels.q_from[channel]);
+                }
+                if (steep && channel < w.c.nk) {
+                    float pairs = steep_sum<P, OF_K>(w, at, s, t, channel);
+                    result += pairs;
+                    term += pairs * (k ? raw.y : raw.x);
+                }
+                e[n][i + k] += OF_K ? -term : term;
+                x[n][i + k] = result + s->same[t] * (k ? z.y : z.x);
+            }
+        }
+    if (out) put_rows<P / 16>(w.c, at, corner, x, out, w.c.nk);
+}
+
+/* Rows of a token times what its place gives, if there is one decay for all channels. */
+template <int P, bool BY_CHANNEL>
+static __device__ inline void scale_rows(float (&x)[P / 16][4], float scale, const GradShared<P> *s,
+                                         bool from_end)
+{
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        float factor = scale;
+        if (!BY_CHANNEL) {
+            float g = s->tokens.g[corner_of<P>().row + lane_row(i)];
+            factor *= power_of_2(from_end ? s->tokens.end - g : g);
+        }
+#pragma unroll
+        for (int n = 0; n < P / 16; n++) x[n][i] *= factor;
+    }
+}
+
+/* ---- ddecay ---- */
+
+/* From the sums' terms in s->g (CHUNK, P), of which those of later tokens are added up. */
+template <int P>
+static __device__ void put_channel_decays(const Chunks &w, const Spot &at, GradShared<P> *s,
+                                          float *ddecay)
+{
+    int k = threadIdx.x % P, segment = threadIdx.x / P;
+    const int ALL = CHUNK_THREADS / P, TOKENS = CHUNK / ALL;
+    float sum = 0, later = s->dots[k];
+    for (int t = segment * TOKENS; t < (segment + 1) * TOKENS; t++) sum += s->g[t * P + k];
+    s->channels.total[segment][k] = sum;
+    __syncthreads();
+    for (int i = ALL - 1; i > segment; i--) later += s->channels.total[i][k];
+    for (int t = (segment + 1) * TOKENS - 1; t >= segment * TOKENS; t--) {
+        int64_t token = at.first + t, flag = at.b * w.c.seq + token;
+        later += s->g[t * P + k];
+        if (token >= w.c.seq || k >= w.c.nk) continue;
+        bool none = !has_rows(w.c, at, token) || (w.c.reset && w.c.reset[flag]);
+        ddecay[row_at(w.c, at, token, w.c.nk) + k] = none ? 0.0f : later;
+    }
+}
+
+/* The same, summed over channels: one number for each token. */
+template <int P>
+static __device__ void put_token_decays(const Chunks &w, const Spot &at, GradShared<P> *s,
+                                        float *ddecay)
+{
+    int t = threadIdx.x / 4, lane = threadIdx.x % 4;
+    float sum = 0;
+    for (int k = lane; k < P; k += 4) sum += s->g[t * P + k];
+    sum += __shfl_xor_sync(~0u, sum, 1);
+    sum += __shfl_xor_sync(~0u, sum, 2);
+    if (lane == 0) s->tokens.one[t] = sum;
+    __syncthreads();
+    if (threadIdx.x >= CHUNK) return;
+    float later = 0;
+    for (int k = 0; k < P; k++) later += s->dots[k];
+    for (int u = CHUNK - 1; u >= (int)threadIdx.x; u--) later += s->tokens.one[u];
+    int64_t token = at.first + threadIdx.x, flag = at.b * w.c.seq + token;
+    if (token >= w.c.seq) return;
+    bool none = !has_rows(w.c, at, token) || (w.c.reset && w.c.reset[flag]);
+    ddecay[flag * w.c.heads + at.h] = none ? 0.0f : later;
+}
+
+/* ---- a chunk ---- */
+
+template <int P, bool BY_CHANNEL>
+static __global__ void __launch_bounds__(CHUNK_THREADS, 1) gradients(Chunks w, Gradients to)
+{
+    extern __shared__ __align__(16) char memory[];
+    GradShared<P> *s = (GradShared<P> *)memory;
+    const int PITCH = P + 8, N = P / 16;
+    Spot at = {blockIdx.z, blockIdx.y, (int64_t)blockIdx.x * CHUNK};
+    int64_t lane = blockIdx.z * w.c.heads + blockIdx.y, size = w.c.nk * w.c.nv;
+    const bf16 *begin = w.begins + (lane * (w.chunks + 1) + blockIdx.x) * size;
+    const bf16 *end = w.ends + (lane * w.chunks + blockIdx.x) * size;
+    const Tokens *tokens = BY_CHANNEL ? NULL : &s->tokens;
+    Corner corner = corner_of<P>();
+    bool steep = false;
+    copy_rows<P, CHUNK_THREADS>(w.c, at, w.v, w.c.nv, s->v, PITCH);
+    copy_rows<P, CHUNK_THREADS>(w.c, at, w.dy, w.c.nv, s->dy, PITCH);
+    if (BY_CHANNEL) {
+        Part<P> mine;
+        steep = find_decays<P>(w.c, at, mine, s->channels);
+        put_factored<P>(w, at, mine, s->channels, s->q, s->k, s->g);
+    } else {
+        copy_rows<P, CHUNK_THREADS>(w.c, at, w.q, w.c.nk, s->q, PITCH);
+        copy_rows<P, CHUNK_THREADS>(w.c, at, w.k, w.c.nk, s->k, PITCH);
+        find_token_decays(w.c, at, s->tokens);
+    }
+    copies_commit();
+    load_state<P>(w.c, begin, BY_CHANNEL ? s->channels.begin : NULL, NULL, NULL, s->state);
+    copies_wait<0>();
+    __syncthreads();
+    {
+        float c[4][4] = {};
+        multiply_scores<P>(c, s->dy, s->v);
+        put_scores<true>(c, w.scale, tokens, s->p, s->same);
+    }
+    if (steep) {
+        put_steep_scores<P>(w, at, s->g, s->a);
+    } else {
+        float c[4][4] = {};
+        multiply_scores<P>(c, s->q, s->k);
+        put_scores<false>(c, w.scale, tokens, s->a, NULL);
+    }
+    __syncthreads();
+
+    float x[N][4] = {}, e[N][4] = {};
+    multiply_tiles<N, false, false>(x, s->dy, PITCH, corner.row, s->state, PITCH, corner.column, P);
+    scale_rows<P, BY_CHANNEL>(x, w.scale, s, false);
+    if (!steep)
+        multiply_tiles<N, false, true>(x, s->p, SCORES_PITCH, corner.row, s->k, PITCH,
+                                       corner.column, CHUNK);
+    finish_rows<P, BY_CHANNEL, false>(w, at, s, steep, x, e, to.dq);
+    __syncthreads(); /* M was read */
+
+    load_state<P>(w.c, end, BY_CHANNEL ? s->channels.end : NULL, begin + size,
+                  to.ddecay ? s->dots : NULL, s->state);
+    __syncthreads();
+#pragma unroll
+    for (int n = 0; n < N; n++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) x[n][i] = 0;
+    multiply_tiles<N, false, false>(x, s->v, PITCH, corner.row, s->state, PITCH, corner.column, P);
+    scale_rows<P, BY_CHANNEL>(x, 1.0f, s, true);
+    if (!steep)
+        multiply_tiles<N, true, true>(x, s->p, SCORES_PITCH, corner.row, s->q, PITCH, corner.column,
+                                      CHUNK);
+    finish_rows<P, BY_CHANNEL, true>(w, at, s, steep, x, e, to.dk);
+
+    if (to.dv) {
+#pragma unroll
+        for (int n = 0; n < N; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) x[n][i] = 0;
+        multiply_tiles<N, false, true>(x, s->k, PITCH, corner.row, s->state, PITCH, corner.column,
+                                       P);
+        scale_rows<P, BY_CHANNEL>(x, 1.0f, s, true);
+        multiply_tiles<N, true, true>(x, s->a, SCORES_PITCH, corner.row, s->dy, PITCH,
+                                      corner.column, CHUNK);
+        put_rows<N>(w.c, at, corner, x, to.dv, w.c.nv);
+    }
+    if (!to.ddecay) return;
+    __syncthreads(); /* G was read */
+#pragma unroll
+    for (int n = 0; n < N; n++)
+#pragma unroll
+        for (int i = 0; i < 4; i += 2)
+            *(float2 *)(s->g + (corner.row + lane_row(i)) * P + corner.column + lane_column(n, i)) =
+                make_float2(e[n][i], e[n][i + 1]);
+    __syncthreads();
+    if (BY_CHANNEL)
+        put_channel_decays<P>(w, at, s, to.ddecay);
+    else
+        put_token_decays<P>(w, at, s, to.ddecay);
+}
+
+/* ---- the kernel ---- */
+
+/* A decay for each head: sums over all tokens, a block a head. x: (token heads) */
+static __global__ void add_tokens(const float *x, int64_t tokens, int64_t heads, float *y)
+{
+    double sum = 0;
+    for (int64_t t = threadIdx.x; t < tokens; t += blockDim.x) sum += x[t * heads + blockIdx.x];
+    sum = block_sum(sum);
+    if (threadIdx.x == 0) y[blockIdx.x] = (float)sum;
+}
+
+template <int P, bool BY_CHANNEL>
+static void run(const lmoe_args *a, const Chunks &w, const Gradients &to)
+{
+    dim3 grid((unsigned)w.chunks, (unsigned)w.c.heads, (unsigned)w.batch);
+    allow_shared(gradients<P, BY_CHANNEL>, sizeof(GradShared<P>));
+    gradients<P, BY_CHANNEL><<<grid, CHUNK_THREADS, sizeof(GradShared<P>), stream_of(a)>>>(w, to);
+}
+
+static int can(const lmoe_args *a)
+{
+    return can_chunk(a, DECAY, CARRY) && cuda_is_bf16(&a->in[DY]) &&
+           !lmoe_buf_present(cuda_at(a->in, a->n_in, DCARRY + 1));
+}
+
+/* Tokens' sums, if the decay is one for each head. */
+static int64_t token_words(const lmoe_args *a)
+{
+    const lmoe_buf *k = &a->in[K], *d = cuda_at(a->out, a->n_out, 3);
+    return lmoe_buf_present(d) && d->rank == 1 ? k->dim[0] * k->dim[1] * k->dim[2] : 0;
+}
+
+static size_t workspace(const lmoe_args *a)
+{
+    int64_t chunks = cuda_pieces(a->in[K].dim[1], CHUNK);
+    return cuda_words(state_words(a, chunks + 1)) + cuda_words(state_words(a, chunks)) +
+           cuda_words(token_words(a));
+}
+
+static lmoe_status launch(const lmoe_args *a)
+{
+    Chunks w = {describe_scan(a, DECAY), a->in[K].dim[0], cuda_pieces(a->in[K].dim[1], CHUNK)};
+    char *cursor = (char *)a->workspace;
+    bf16 *begins = (bf16 *)cuda_take(&cursor, state_words(a, w.chunks + 1));
+    bf16 *ends = (bf16 *)cuda_take(&cursor, state_words(a, w.chunks));
+    float *by_token = (float *)cursor, *ddecay = output<float>(a, 3);
+    bool by_head = token_words(a) > 0;
+    w.scale = (float)((const lmoe_scan_diag_attrs *)a->attrs)->scale;
+    w.q = input<bf16>(a, Q);
+    w.k = input<bf16>(a, K);
+    w.v = input<bf16>(a, V);
+    w.dy = input<bf16>(a, DY);
+    w.begins = begins;
+    w.ends = ends;
+    Walk forth = {w.c, w.k, w.v, 1.0f, input<float>(a, CARRY), NULL, begins, w.chunks, 1};
+    Walk back = {w.c,  w.q,      w.dy, w.scale, input<float>(a, DCARRY), output<float>(a, 4),
+                 ends, w.chunks, 0};
+    LMOE_TRY(cuda_walk_chunks(a, &forth, w.batch, 0));
+    LMOE_TRY(cuda_walk_chunks(a, &back, w.batch, 1));
+    Gradients to = {output<bf16>(a, 0), output<bf16>(a, 1), output<bf16>(a, 2),
+                    by_head ? by_token : ddecay};
+    bool wide = w.c.nk > 64 || w.c.nv > 64;
+    if (w.c.decay_row)
+        wide ? run<128, true>(a, w, to) : run<64, true>(a, w, to);
+    else
+        wide ? run<128, false>(a, w, to) : run<64, false>(a, w, to);
+    if (by_head && ddecay)
+        add_tokens<<<(unsigned)w.c.heads, THREADS, 0, stream_of(a)>>>(by_token, w.batch * w.c.seq,
+                                                                      w.c.heads, ddecay);
+    return cuda_launched(a);
+}
+
+CUDA_FAST_KERNEL(scan_diag_grad, 1, chunk, can, workspace, launch)
