@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * plugins/device/cuda/embedding.cu: embedding/1 and its derivative. In the derivative a block
- * belongs to a token: the first one of each id adds up the rows of all tokens of that id, in their
- * order, and the others have nothing to do.
+ * plugins/device/cuda/embedding.cu: embedding/1 and its derivative. For the derivative, tokens of one
+ * id are linked, each to the next one; a block belongs to a token, and that of the first one of an id
+ * adds up the rows of all of them, in their order.
  */
 #include "kernel.cuh"
 
@@ -10,50 +10,66 @@ struct Table {
     const int32_t *ids;
 };
 
+enum { COLUMNS = 128 /* threads of a block: of packs */ };
+
 static __global__ void lookup(Table t, Floats table, Results y)
 {
     int64_t token = blockIdx.x, id = t.ids[token];
     bool inside = id >= 0 && id < t.rows;
-    for (int64_t e = threadIdx.x; e < t.width; e += blockDim.x)
-        y.put(token * t.width + e, inside ? table[id * t.width + e] : 0.0f);
-}
-
-/* Does any of the ids begin ... end-1 equal this one? The whole block asks. */
-static __device__ bool occurs(const int32_t *ids, int64_t begin, int64_t end, int32_t id)
-{
-    for (int64_t first = begin; first < end; first += blockDim.x) {
-        int64_t i = first + threadIdx.x;
-        if (__syncthreads_or(i < end && ids[i] == id)) return true;
+    for (int64_t e = threadIdx.x * PACK; e < t.width; e += COLUMNS * PACK) {
+        int n = (int)min((int64_t)PACK, t.width - e);
+        y.pack(token * t.width + e, n, inside ? table.pack(id * t.width + e, n) : Pack{});
     }
-    return false;
 }
 
-/* Columns first ... first + THREADS - 1 of the table's row. */
-static __device__ void add_rows(const Table &t, int64_t token, int64_t first, Floats dy,
-                                Results row)
+/* What a token knows of its id: the token behind it (-1: none), and whether there is one before. */
+struct Link {
+    int32_t next, is_later;
+};
+
+enum { LINK_THREADS = 128 };
+
+/* A thread a token, which looks at all of them. */
+static __global__ void link_tokens(Table t, Link *links)
 {
-    __shared__ int32_t ids[THREADS];
-    int64_t e = first + threadIdx.x;
-    int32_t id = t.ids[token];
-    float sum = 0;
-    for (int64_t from = token; from < t.tokens; from += THREADS) {
-        int n = (int)min((int64_t)THREADS, t.tokens - from);
+    __shared__ int32_t ids[LINK_THREADS];
+    int64_t token = item();
+    int32_t id = token < t.tokens ? t.ids[token] : -1;
+    Link mine = {-1, 0};
+    for (int64_t from = 0; from < t.tokens; from += LINK_THREADS) {
+        int n = (int)min((int64_t)LINK_THREADS, t.tokens - from);
         __syncthreads();
         if (threadIdx.x < n) ids[threadIdx.x] = t.ids[from + threadIdx.x];
         __syncthreads();
-        for (int i = 0; i < n; i++)
-            if (ids[i] == id && e < t.width) sum += dy[(from + i) * t.width + e];
+        if (from + n <= token) { /* all before this one */
+#pragma unroll 8
+            for (int i = 0; i < n; i++) mine.is_later |= ids[i] == id;
+            continue;
+        }
+#pragma unroll 8
+        for (int i = n - 1; i >= 0; i--) {
+            bool same = ids[i] == id, behind = from + i > token;
+            if (same && behind && (mine.next < 0 || mine.next >= from)) mine.next = (int)from + i;
+            mine.is_later |= same && from + i < token;
+        }
     }
-    if (e < t.width) row.put(e, sum);
+    if (token < t.tokens) links[token] = mine;
 }
 
-static __global__ void gather_rows(Table t, Floats dy, Results dtable)
+static __global__ void add_linked(Table t, const Link *links, Floats dy, Results dtable)
 {
-    int64_t token = blockIdx.x;
-    int32_t id = t.ids[token];
-    if (id < 0 || id >= t.rows || occurs(t.ids, 0, token, id)) return;
-    for (int64_t first = 0; first < t.width; first += THREADS)
-        add_rows(t, token, first, dy, dtable + id * t.width);
+    int64_t first = blockIdx.x, id = t.ids[first];
+    if (id < 0 || id >= t.rows || links[first].is_later) return;
+    for (int64_t e = threadIdx.x * PACK; e < t.width; e += COLUMNS * PACK) {
+        int n = (int)min((int64_t)PACK, t.width - e);
+        Pack sum = {};
+        for (int64_t token = first, next; token >= 0; token = next) {
+            next = links[token].next;
+            Pack row = dy.pack(token * t.width + e, n);
+            for (int k = 0; k < PACK; k++) sum.x[k] += row.x[k];
+        }
+        dtable.pack(id * t.width + e, n, sum);
+    }
 }
 
 static int can(const lmoe_args *a)
@@ -65,7 +81,7 @@ static lmoe_status launch(const lmoe_args *a)
 {
     const lmoe_buf *table = &a->in[0];
     Table t = {lmoe_buf_count(&a->in[1]), table->dim[0], table->dim[1], input<int32_t>(a, 1)};
-    lookup<<<(unsigned)t.tokens, THREADS, 0, stream_of(a)>>>(t, floats(a, 0), results(a, 0));
+    lookup<<<(unsigned)t.tokens, COLUMNS, 0, stream_of(a)>>>(t, floats(a, 0), results(a, 0));
     return cuda_launched(a);
 }
 
@@ -74,16 +90,23 @@ static int can_grad(const lmoe_args *a)
     return cuda_floats(a) && a->in[0].dtype == LMOE_I32;
 }
 
+static size_t grad_workspace(const lmoe_args *a)
+{
+    return cuda_words(2 * lmoe_buf_count(&a->in[0]));
+}
+
 static lmoe_status launch_grad(const lmoe_args *a)
 {
     const lmoe_buf *dtable = &a->out[0];
     Table t = {lmoe_buf_count(&a->in[0]), dtable->dim[0], dtable->dim[1], input<int32_t>(a, 0)};
-    Results to = results(a, 0);
+    Link *links = (Link *)a->workspace;
     size_t bytes = (size_t)lmoe_buf_count(dtable) * lmoe_dtype_bytes(dtable->dtype);
-    cudaMemsetAsync(to.data, 0, bytes, stream_of(a));
-    gather_rows<<<(unsigned)t.tokens, THREADS, 0, stream_of(a)>>>(t, floats(a, 1), to);
+    cudaMemsetAsync(dtable->data, 0, bytes, stream_of(a));
+    link_tokens<<<blocks(t.tokens, LINK_THREADS), LINK_THREADS, 0, stream_of(a)>>>(t, links);
+    add_linked<<<(unsigned)t.tokens, COLUMNS, 0, stream_of(a)>>>(t, links, floats(a, 1),
+                                                                 results(a, 0));
     return cuda_launched(a);
 }
 
 CUDA_KERNEL(embedding, 1, can, NULL, launch)
-CUDA_KERNEL(embedding_grad, 1, can_grad, NULL, launch_grad)
+CUDA_KERNEL(embedding_grad, 1, can_grad, grad_workspace, launch_grad)

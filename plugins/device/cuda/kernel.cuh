@@ -220,7 +220,7 @@ static __device__ inline float block_max(float x)
 
 static __device__ inline float sigmoid(float x)
 {
-    return 1.0f / (1.0f + expf(-x));
+    return __fdividef(1.0f, 1.0f + expf(-x));
 }
 
 static __device__ inline float silu(float x)
@@ -231,7 +231,7 @@ static __device__ inline float silu(float x)
 static __device__ inline float silu_slope(float x)
 {
     float s = sigmoid(x);
-    return s + x * s * sigmoid(-x);
+    return s + x * s * (1.0f - s);
 }
 
 #endif

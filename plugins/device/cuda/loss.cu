@@ -17,8 +17,18 @@ struct Loss {
     int want_grad;
 };
 
+/* exp; of what is bf16, as exact as that needs. */
+template <bool NARROW> static __device__ inline float power(float x)
+{
+    if (!NARROW) return expf(x);
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x * 1.44269504f));
+    return y;
+}
+
 /* logits: (token, row) from token `first` on, read and changed; loss of each token, without the
  * factor. `rest` is the sum over all rows but the label's, so that softmax - 1 does not cancel. */
+template <bool NARROW>
 static __global__ void __launch_bounds__(1024)
     row_loss(Loss w, int64_t first, Floats logits, Results derivative, float *loss)
 {
@@ -30,13 +40,13 @@ static __global__ void __launch_bounds__(1024)
         Pack c = logits.pack(at + v, n);
         float larger = most;
         for (int k = 0; k < n; k++) larger = fmaxf(larger, c.x[k]);
-        rest = rest > 0 ? rest * expf(most - larger) : 0;
-        for (int k = 0; k < n; k++) rest += v + k == label ? 0.0f : expf(c.x[k] - larger);
+        rest = rest > 0 ? rest * power<NARROW>(most - larger) : 0;
+        for (int k = 0; k < n; k++) rest += v + k == label ? 0.0f : power<NARROW>(c.x[k] - larger);
         most = larger;
     }
     float larger = block_max(most);
-    rest = block_sum(rest > 0 ? rest * expf(most - larger) : 0.0f);
-    float own = counts ? logits[at + label] : 0.0f, sum = rest + expf(own - larger);
+    rest = block_sum(rest > 0 ? rest * power<NARROW>(most - larger) : 0.0f);
+    float own = counts ? logits[at + label] : 0.0f, sum = rest + power<NARROW>(own - larger);
     if (threadIdx.x == 0)
         loss[token] = counts ? (float)(log((double)sum) + ((double)larger - (double)own)) : 0.0f;
     if (!w.want_grad) return;
@@ -49,7 +59,7 @@ static __global__ void __launch_bounds__(1024)
         for (int k = 0; k < PACK; k++)
             c.x[k] = !counts          ? 0.0f
                      : v + k == label ? -scale * rest
-                                      : scale * expf(c.x[k] - larger);
+                                      : scale * power<NARROW>(c.x[k] - larger);
         derivative.pack(at + v, n, c);
     }
 }
@@ -67,7 +77,7 @@ static __global__ void total_loss(Loss w, const float *loss, float *y)
  * Logits have x's dtype. */
 static int64_t chunk_of(const Loss &w)
 {
-    const int64_t logits = (int64_t)1 << 29;
+    const int64_t logits = (int64_t)5 << 27; /* 4096 tokens of 150 thousand rows */
     int64_t most = cuda_min(w.tokens, cuda_max(64, logits / w.rows));
     int64_t even = cuda_pieces(w.tokens, cuda_pieces(w.tokens, most));
     return cuda_min(w.tokens, cuda_pieces(even, 128) * 128);
@@ -115,8 +125,8 @@ static lmoe_status launch(const lmoe_args *a)
         int64_t n = cuda_min(chunk, w.tokens - first);
         const char *xs = x + (size_t)first * row;
         LMOE_TRY(product(a, 0, 1, n, w.rows, w.width, xs, table, 0, cursor));
-        row_loss<<<(unsigned)n, 1024, 0, stream_of(a)>>>(w, first, {cursor, narrow},
-                                                         {cursor, narrow}, loss);
+        (narrow ? row_loss<true> : row_loss<false>)<<<(unsigned)n, 1024, 0, stream_of(a)>>>(
+            w, first, {cursor, narrow}, {cursor, narrow}, loss);
         if (dx)
             LMOE_TRY(
                 product(a, 0, 0, n, w.width, w.rows, cursor, table, 0, dx + (size_t)first * row));

@@ -122,7 +122,7 @@ CUDA_KERNEL(moe_sort, 1, can_sort, sort_workspace, launch_sort)
 
 /* ---- moe_gather: a warp a row ---- */
 
-enum { STEP = WARP * PACK };
+enum { STEP = WARP * PACK, FEW = 4 };
 
 static __device__ int left(int64_t embed, int64_t e)
 {
@@ -135,10 +135,18 @@ static __global__ void gather(int64_t rows, int64_t choice, int64_t embed, Float
     int64_t r = (int64_t)blockIdx.x * ROWS + threadIdx.y;
     if (r >= rows) return;
     int32_t slot = order[r];
-    int64_t from = max(slot, 0) / choice * embed;
-    for (int64_t e = threadIdx.x * PACK; e < embed; e += STEP)
-        to.pack(r * embed + e, left(embed, e),
-                slot < 0 ? Pack{} : x.pack(from + e, left(embed, e)));
+    int64_t from = max(slot, 0) / (int)choice * embed;
+    for (int64_t e = threadIdx.x * PACK; e < embed; e += FEW * STEP) {
+        Pack p[FEW] = {}; /* several loads before the first is waited for */
+#pragma unroll
+        for (int i = 0; i < FEW; i++)
+            if (e + i * STEP < embed && slot >= 0)
+                p[i] = x.pack(from + e + i * STEP, left(embed, e + i * STEP));
+#pragma unroll
+        for (int i = 0; i < FEW; i++)
+            if (e + i * STEP < embed)
+                to.pack(r * embed + e + i * STEP, left(embed, e + i * STEP), p[i]);
+    }
 }
 
 static lmoe_status launch_gather(const lmoe_args *a)
@@ -193,7 +201,7 @@ static __global__ void combine_grad_rows(int64_t rows, int64_t choice, int64_t e
     int64_t r = (int64_t)blockIdx.x * ROWS + threadIdx.y;
     if (r >= rows) return;
     int32_t slot = max(order[r], 0);
-    int64_t token = slot / choice * embed;
+    int64_t token = slot / (int)choice * embed;
     float scale = order[r] < 0 ? 0.0f : weight[slot];
     for (int64_t e = threadIdx.x * PACK; e < embed; e += STEP) {
         Pack d = dy.pack(token + e, left(embed, e));

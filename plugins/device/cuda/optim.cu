@@ -4,15 +4,16 @@
  */
 #include "kernel.cuh"
 
-/* ---- sum_squares: blocks of 4096 elements, then their sums ---- */
+/* ---- sum_squares: blocks of 32768 elements, then their sums ---- */
 
-enum { BLOCK = 4096 };
+enum { BLOCK = 32768 };
 
 static __global__ void squares(int64_t n, Floats x, float *partial)
 {
     int64_t begin = (int64_t)blockIdx.x * BLOCK, end = min(n, begin + BLOCK);
     float sum = 0;
-    for (int64_t i = begin + threadIdx.x * PACK; i < end; i += blockDim.x * PACK) {
+#pragma unroll 4
+    for (int64_t i = begin + threadIdx.x * PACK; i < end; i += THREADS * PACK) {
         Pack p = x.pack(i, (int)min((int64_t)PACK, end - i));
         for (int k = 0; k < PACK; k++) sum += p.x[k] * p.x[k];
     }
@@ -80,30 +81,25 @@ struct Changed {
 struct Adam {
     int64_t n;
     double beta1, beta2, clip;
-    float eps, weight_decay;
+    float log_beta1, log_beta2, eps, weight_decay;
     Changed exact, m, v; /* exact: the master, or else the parameter */
     Results rounded;     /* the parameter beside a master */
     Floats grad;
     const float *norm, *lr, *step;
 };
 
-/* 1 - beta^step takes double: beta lies near 1. */
 static __global__ void adamw(Adam o)
 {
-    __shared__ float m_part, v_part;
     float norm = *o.norm;
     if (!isfinite(norm)) return;
-    if (threadIdx.x == 0) {
-        m_part = (float)(1.0 - pow(o.beta1, (double)*o.step));
-        v_part = (float)(1.0 - pow(o.beta2, (double)*o.step));
-    }
-    __syncthreads();
     int64_t i = item() * PACK;
     if (i >= o.n) return;
     int n = (int)min((int64_t)PACK, o.n - i);
     float scale = o.clip > 0 && norm > o.clip ? (float)(o.clip / norm) : 1.0f, lr = *o.lr;
     float beta1 = (float)o.beta1, rest1 = (float)(1.0 - o.beta1);
     float beta2 = (float)o.beta2, rest2 = (float)(1.0 - o.beta2);
+    /* 1 - beta^step, without cancellation where beta lies near 1 */
+    float m_part = -expm1f(*o.step * o.log_beta1), v_part = -expm1f(*o.step * o.log_beta2);
     Pack g = o.grad.pack(i, n), p = o.exact.from.pack(i, n);
     Pack m = o.m.from.pack(i, n), v = o.v.from.pack(i, n);
     for (int k = 0; k < PACK; k++) {
@@ -127,7 +123,13 @@ static Changed changed(const lmoe_args *a, int i)
 static lmoe_status launch_adamw(const lmoe_args *a)
 {
     const lmoe_adamw_attrs *o = (const lmoe_adamw_attrs *)a->attrs;
-    Adam w = {lmoe_buf_count(&a->in[PARAM]), o->beta1, o->beta2, o->clip, (float)o->eps,
+    Adam w = {lmoe_buf_count(&a->in[PARAM]),
+              o->beta1,
+              o->beta2,
+              o->clip,
+              (float)log(o->beta1),
+              (float)log(o->beta2),
+              (float)o->eps,
               (float)o->weight_decay};
     bool has_master = (bool)floats(a, MASTER);
     w.exact = changed(a, has_master ? MASTER : PARAM);

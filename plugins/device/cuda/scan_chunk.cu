@@ -13,6 +13,7 @@ enum { R_PITCH = STATE_ROWS + 8, SEGMENTS = STATE_THREADS / STATE_ROWS, PER = CH
 template <int P> struct WalkShared {
     bf16 r[CHUNK * R_PITCH], o[2][CHUNK * (P + 8)];
     float total[SEGMENTS][STATE_ROWS], end[STATE_ROWS];
+    uint8_t flags[2][CHUNK];
 };
 
 /* What a thread has of a chunk: one row of the state, PER tokens. */
@@ -20,25 +21,34 @@ struct WalkPart {
     float g[PER], r[PER];
 };
 
-static __device__ inline void load_part(const Walk &w, const Spot &at, int64_t row, WalkPart *p)
+static __device__ inline void load_part(const Walk &w, const Spot &at, int row, WalkPart *p)
 {
-    int64_t first = at.first + threadIdx.x / STATE_ROWS * PER;
+    int64_t first = at.first + threadIdx.x / STATE_ROWS * PER, step = w.c.heads * w.c.nk;
+    int k = min(row, (int)w.c.nk - 1);
+    const bf16 *r = w.r + row_at(w.c, at, 0, w.c.nk) + k;
 #pragma unroll
-    for (int i = 0; i < PER; i++) {
-        bool there = row < w.c.nk && has_rows(w.c, at, first + i);
-        p->g[i] = log2_decay(w.c, at, first + i, row);
-        p->r[i] = there ? (float)w.r[row_at(w.c, at, first + i, w.c.nk) + row] : 0.0f;
-    }
+    for (int i = 0; i < PER; i++) p->r[i] = (float)r[min(first + i, w.c.seq - 1) * step];
+    if (!w.c.decay) return;
+    const float *decay = decays_of(w.c, at) + k * w.c.decay_row;
+#pragma unroll
+    for (int i = 0; i < PER; i++) p->g[i] = decay[min(first + i, w.c.seq - 1) * w.c.decay_token];
 }
 
 /* r with its factors to shared memory, and G_end. */
 template <int P, bool BACKWARDS>
-static __device__ inline void put_part(const Walk &w, WalkPart *p, WalkShared<P> *s)
+static __device__ inline void put_part(const Walk &w, WalkPart *p, int64_t state_row,
+                                       const uint8_t *flags, WalkShared<P> *s)
 {
     int row = threadIdx.x % STATE_ROWS, segment = threadIdx.x / STATE_ROWS;
     float sum = 0, before = 0, all = 0;
 #pragma unroll
-    for (int i = 0; i < PER; i++) p->g[i] = sum += p->g[i];
+    for (int i = 0; i < PER; i++) {
+        int flag = flags[segment * PER + i];
+        bool there = state_row < w.c.nk;
+        sum += there ? log2_decay(w.c.decay ? p->g[i] : 0.0f, flag) : 0.0f;
+        p->g[i] = sum;
+        p->r[i] = there && !(flag & NO_ROW) ? w.scale * p->r[i] : 0.0f;
+    }
     s->total[segment][row] = sum;
     __syncthreads();
 #pragma unroll
@@ -50,7 +60,7 @@ static __device__ inline void put_part(const Walk &w, WalkPart *p, WalkShared<P>
 #pragma unroll
     for (int i = 0; i < PER; i++) {
         float g = before + p->g[i], factor = power_of_2(BACKWARDS ? g : all - g);
-        s->r[(segment * PER + i) * R_PITCH + row] = __float2bfloat16_rn(w.scale * factor * p->r[i]);
+        s->r[(segment * PER + i) * R_PITCH + row] = __float2bfloat16_rn(factor * p->r[i]);
     }
 }
 
@@ -90,16 +100,22 @@ static __global__ void __launch_bounds__(STATE_THREADS) walk(Walk w)
                 *(uint32_t *)(to + chunk * size + (first_row + r) * w.c.nv + c) = two(p[0], p[1]);
         });
     };
-    load_part(w, at, row, &part);
-    copy_rows<P, STATE_THREADS>(w.c, at, w.o, w.c.nv, s->o[0], P + 8);
+    find_flags(w.c, at, s->flags[0]);
+    load_part(w, at, (int)row, &part);
+    __syncthreads();
+    copy_rows<P, STATE_THREADS>(w.c, at, s->flags[0], w.o, (int)w.c.nv, s->o[0], P + 8);
     copies_commit();
     for (int64_t i = 0; i < w.chunks; i++) {
-        leave(BACKWARDS ? w.chunks - 1 - i : i);
-        put_part<P, BACKWARDS>(w, &part, s);
+        int now = i % 2, next = 1 - now;
+        bool more = i + 1 < w.chunks;
         at.first += BACKWARDS ? -CHUNK : CHUNK;
-        if (i + 1 < w.chunks) { /* the next one's are under way meanwhile */
-            load_part(w, at, row, &part);
-            copy_rows<P, STATE_THREADS>(w.c, at, w.o, w.c.nv, s->o[(i + 1) % 2], P + 8);
+        if (more) find_flags(w.c, at, s->flags[next]);
+        leave(BACKWARDS ? w.chunks - 1 - i : i);
+        put_part<P, BACKWARDS>(w, &part, row, s->flags[now], s); /* all threads meet in it */
+        if (more) { /* the next one's are under way meanwhile */
+            load_part(w, at, (int)row, &part);
+            copy_rows<P, STATE_THREADS>(w.c, at, s->flags[next], w.o, (int)w.c.nv, s->o[next],
+                                        P + 8);
         }
         copies_commit();
         copies_wait<1>();
@@ -110,7 +126,7 @@ static __global__ void __launch_bounds__(STATE_THREADS) walk(Walk w)
         });
 #pragma unroll
         for (int m = 0; m < 2; m++)
-            multiply_tiles<P / 32, true, true>(x[m], s->r, R_PITCH, 16 * m, s->o[i % 2], P + 8,
+            multiply_tiles<P / 32, true, true>(x[m], s->r, R_PITCH, 16 * m, s->o[now], P + 8,
                                                threadIdx.x / WARP * (P / 4), CHUNK);
         __syncthreads();
     }
@@ -143,7 +159,11 @@ lmoe_status cuda_walk_chunks(const lmoe_args *a, const Walk *w, int64_t batch, i
 template <int P> struct OutShared {
     static const int TILE_SIZE = CHUNK * (P + 8);
     bf16 q[TILE_SIZE], k[TILE_SIZE], v[TILE_SIZE], a[CHUNK * SCORES_PITCH];
-    bf16 state[P * (P + 8)]; /* of a steep chunk, first G: (CHUNK, P) f32 */
+    union {
+        bf16 state[P * (P + 8)];
+        float g[CHUNK * P]; /* of a steep chunk, before its state */
+    };
+    uint8_t flags[CHUNK];
     union {
         Channels<P> channels;
         Tokens tokens;
@@ -152,7 +172,7 @@ template <int P> struct OutShared {
 
 /* Grid: (chunks, heads, batch). BY_CHANNEL: every channel has its own decay. */
 template <int P, bool BY_CHANNEL>
-static __global__ void __launch_bounds__(CHUNK_THREADS) outputs(Chunks w, bf16 *y)
+static __global__ void __launch_bounds__(CHUNK_THREADS, 2) outputs(Chunks w, bf16 *y)
 {
     extern __shared__ __align__(16) char memory[];
     OutShared<P> *s = (OutShared<P> *)memory;
@@ -162,21 +182,24 @@ static __global__ void __launch_bounds__(CHUNK_THREADS) outputs(Chunks w, bf16 *
     const bf16 *state = w.begins + (lane * w.chunks + blockIdx.x) * size;
     const Tokens *tokens = BY_CHANNEL ? NULL : &s->tokens;
     bool steep = false;
-    copy_rows<P, CHUNK_THREADS>(w.c, at, w.v, w.c.nv, s->v, PITCH);
+    Part<P> mine;
+    find_flags(w.c, at, s->flags);
+    if (BY_CHANNEL) load_part<P>(w, at, mine);
+    __syncthreads();
+    copy_rows<P, CHUNK_THREADS>(w.c, at, s->flags, w.v, (int)w.c.nv, s->v, PITCH);
     if (BY_CHANNEL) {
-        Part<P> mine;
-        steep = find_decays<P>(w.c, at, mine, s->channels);
-        put_factored<P>(w, at, mine, s->channels, s->q, s->k, steep ? (float *)s->state : NULL);
+        steep = sum_decays<P>(w.c, s->flags, mine, s->channels);
+        put_factored<P>(mine, s->channels, s->q, s->k, steep ? s->g : NULL);
     } else {
-        copy_rows<P, CHUNK_THREADS>(w.c, at, w.q, w.c.nk, s->q, PITCH);
-        copy_rows<P, CHUNK_THREADS>(w.c, at, w.k, w.c.nk, s->k, PITCH);
-        find_token_decays(w.c, at, s->tokens);
+        copy_rows<P, CHUNK_THREADS>(w.c, at, s->flags, w.q, (int)w.c.nk, s->q, PITCH);
+        copy_rows<P, CHUNK_THREADS>(w.c, at, s->flags, w.k, (int)w.c.nk, s->k, PITCH);
+        find_token_decays(w.c, at, s->flags, s->tokens);
     }
     copies_commit();
     copies_wait<0>();
     __syncthreads();
     if (steep) {
-        put_steep_scores<P>(w, at, (float *)s->state, s->a);
+        put_steep_scores<P>(w, at, s->flags, s->g, s->a);
         __syncthreads();
     } else {
         float c[4][4] = {};

@@ -52,19 +52,32 @@ static __device__ inline float power_of_2(float x)
     return y;
 }
 
-static __device__ inline bool has_rows(const Scan &c, const Spot &at, int64_t s)
+/* What a token is: one of flags in shared memory, as loads behind a branch would wait for each other.
+ * For the same reason loads take the address of some element that is there, and what they bring is
+ * dropped where it does not count. */
+enum { NO_ROW = 1, FORGET = 2 };
+
+static __device__ inline void find_flags(const Scan &c, const Spot &at, uint8_t *flags)
 {
-    return s < c.seq && !(c.skip && c.skip[at.b * c.seq + s]);
+    if (threadIdx.x >= CHUNK) return;
+    int64_t s = at.first + threadIdx.x, token = at.b * c.seq + s;
+    int flag = s < c.seq ? 0 : NO_ROW;
+    if (s < c.seq && c.reset && c.reset[token]) flag |= FORGET;
+    if (s < c.seq && c.skip && c.skip[token]) flag |= NO_ROW;
+    flags[threadIdx.x] = (uint8_t)flag;
 }
 
-static __device__ inline float log2_decay(const Scan &c, const Spot &at, int64_t s, int64_t k)
+/* To base 2, of a token that is as `flag` says. */
+static __device__ inline float log2_decay(float decay, int flag)
 {
-    if (s >= c.seq) return 0.0f;
-    int64_t token = at.b * c.seq + s;
-    if (c.reset && c.reset[token]) return FORGETS;
-    if (!c.decay || k >= c.nk || !has_rows(c, at, s)) return 0.0f;
-    float d = c.decay[token * c.decay_token + at.h * c.decay_head + k * c.decay_row];
-    return fmaxf(d * 1.44269504f, FORGETS);
+    float d = flag & NO_ROW ? 0.0f : fmaxf(decay * 1.44269504f, FORGETS);
+    return flag & FORGET ? FORGETS : d;
+}
+
+/* The decay of channel 0 of the block's head at the start of its sequence. */
+static __device__ inline const float *decays_of(const Scan &c, const Spot &at)
+{
+    return c.decay + at.b * c.seq * c.decay_token + at.h * c.decay_head;
 }
 
 /* First element of token s in a tensor (token heads n). */
@@ -73,25 +86,18 @@ static __device__ inline int64_t row_at(const Scan &c, const Spot &at, int64_t s
     return ((at.b * c.seq + s) * c.heads + at.h) * n;
 }
 
-/* Two neighbours of token s. */
-static __device__ inline float2 pair_at(const Scan &c, const Spot &at, const bf16 *x, int64_t s,
-                                        int64_t n, int64_t i)
-{
-    if (i >= n || !has_rows(c, at, s)) return make_float2(0.0f, 0.0f);
-    uint32_t u = *(const uint32_t *)(x + row_at(c, at, s, n) + i);
-    return make_float2(low(u), high(u));
-}
-
 /* The chunk's rows of x (token heads n) to a tile of WIDTH columns, under way when this returns. */
 template <int WIDTH, int BLOCK>
-static __device__ inline void copy_rows(const Scan &c, const Spot &at, const bf16 *x, int64_t n,
-                                        bf16 *tile, int pitch)
+static __device__ inline void copy_rows(const Scan &c, const Spot &at, const uint8_t *flags,
+                                        const bf16 *x, int n, bf16 *tile, int pitch)
 {
+    const bf16 *first = x + row_at(c, at, at.first, n);
+    int64_t step = c.heads * n;
+#pragma unroll
     for (int i = threadIdx.x; i < CHUNK * WIDTH / 8; i += BLOCK) {
         int t = i / (WIDTH / 8), column = i % (WIDTH / 8) * 8;
-        bool there = column < n && has_rows(c, at, at.first + t);
-        copy_16(tile + t * pitch + column, there ? x + row_at(c, at, at.first + t, n) + column : x,
-                there);
+        bool there = column < n && !(flags[t] & NO_ROW);
+        copy_16(tile + t * pitch + column, there ? first + t * step + column : x, there);
     }
 }
 
@@ -99,10 +105,11 @@ static __device__ inline void copy_rows(const Scan &c, const Spot &at, const bf1
 
 enum { CHUNK_THREADS = 256 };
 
-/* A thread has two channels of some tokens in a row. */
+/* A thread has two channels of some tokens in a row: G, q and k. */
 template <int P> struct Part {
     static const int SEGMENTS = CHUNK_THREADS / (P / 2), TOKENS = CHUNK / SEGMENTS;
-    float2 g[TOKENS]; /* G */
+    float2 g[TOKENS];
+    uint32_t q[TOKENS], k[TOKENS];
 };
 
 /* Of each channel: what q's and k's factors are taken from (R and R, or 0 and G_end where the chunk
@@ -118,17 +125,38 @@ struct Tokens {
 };
 
 template <int P>
-static __device__ inline bool find_decays(const Scan &c, const Spot &at, Part<P> &mine,
-                                          Channels<P> &s)
+static __device__ inline void load_part(const Chunks &w, const Spot &at, Part<P> &mine)
+{
+    const Scan &c = w.c;
+    int k = min(threadIdx.x % (P / 2) * 2, (int)c.nk - 2);
+    int64_t first = at.first + threadIdx.x / (P / 2) * Part<P>::TOKENS, step = c.heads * c.nk;
+    const float *decay = decays_of(c, at) + k;
+    const bf16 *q = w.q + row_at(c, at, 0, c.nk) + k, *z = w.k + row_at(c, at, 0, c.nk) + k;
+#pragma unroll
+    for (int i = 0; i < Part<P>::TOKENS; i++) {
+        int64_t t = min(first + i, c.seq - 1);
+        mine.g[i] = *(const float2 *)(decay + t * c.decay_token);
+        mine.q[i] = *(const uint32_t *)(q + t * step);
+        mine.k[i] = *(const uint32_t *)(z + t * step);
+    }
+}
+
+/* Makes sums of what was loaded. Returns 1 if the chunk is steep. */
+template <int P>
+static __device__ inline bool sum_decays(const Scan &c, const uint8_t *flags, Part<P> &mine,
+                                         Channels<P> &s)
 {
     int k = threadIdx.x % (P / 2) * 2, segment = threadIdx.x / (P / 2);
     float2 sum = {0, 0}, before = {0, 0}, middle = {0, 0}, all = {0, 0};
 #pragma unroll
     for (int i = 0; i < Part<P>::TOKENS; i++) {
-        int64_t t = at.first + segment * Part<P>::TOKENS + i;
-        sum.x += log2_decay(c, at, t, k);
-        sum.y += log2_decay(c, at, t, k + 1);
+        int flag = flags[segment * Part<P>::TOKENS + i];
+        bool there = k < c.nk, row = there && !(flag & NO_ROW);
+        sum.x += there ? log2_decay(mine.g[i].x, flag) : 0.0f;
+        sum.y += there ? log2_decay(mine.g[i].y, flag) : 0.0f;
         mine.g[i] = sum;
+        mine.q[i] = row ? mine.q[i] : 0;
+        mine.k[i] = row ? mine.k[i] : 0;
     }
     s.total[segment][k] = sum.x;
     s.total[segment][k + 1] = sum.y;
@@ -163,30 +191,33 @@ static __device__ inline bool find_decays(const Scan &c, const Spot &at, Part<P>
 
 /* q and k with their factors, and G (unless NULL), to tiles. */
 template <int P>
-static __device__ inline void put_factored(const Chunks &w, const Spot &at, const Part<P> &mine,
-                                           const Channels<P> &s, bf16 *q, bf16 *k, float *g)
+static __device__ inline void put_factored(const Part<P> &mine, const Channels<P> &s, bf16 *q,
+                                           bf16 *k, float *g)
 {
     const int PITCH = P + 8;
     int i = threadIdx.x % (P / 2) * 2, first = threadIdx.x / (P / 2) * Part<P>::TOKENS;
+    float2 q_from = *(const float2 *)(s.q_from + i), k_from = *(const float2 *)(s.k_from + i);
 #pragma unroll
     for (int n = 0; n < Part<P>::TOKENS; n++) {
         int t = first + n;
-        float2 x = pair_at(w.c, at, w.q, at.first + t, w.c.nk, i), sum = mine.g[n];
-        float2 z = pair_at(w.c, at, w.k, at.first + t, w.c.nk, i);
-        x.x *= power_of_2(sum.x - s.q_from[i]);
-        x.y *= power_of_2(sum.y - s.q_from[i + 1]);
-        z.x *= power_of_2(s.k_from[i] - sum.x);
-        z.y *= power_of_2(s.k_from[i + 1] - sum.y);
-        *(uint32_t *)(q + t * PITCH + i) = two(x.x, x.y);
-        *(uint32_t *)(k + t * PITCH + i) = two(z.x, z.y);
+        float2 sum = mine.g[n];
+        *(uint32_t *)(q + t * PITCH + i) = two(low(mine.q[n]) * power_of_2(sum.x - q_from.x),
+                                               high(mine.q[n]) * power_of_2(sum.y - q_from.y));
+        *(uint32_t *)(k + t * PITCH + i) = two(low(mine.k[n]) * power_of_2(k_from.x - sum.x),
+                                               high(mine.k[n]) * power_of_2(k_from.y - sum.y));
         if (g) *(float2 *)(g + t * P + i) = sum;
     }
 }
 
 /* One decay for all channels: G of each token. */
-static __device__ inline void find_token_decays(const Scan &c, const Spot &at, Tokens &s)
+static __device__ inline void find_token_decays(const Scan &c, const Spot &at, const uint8_t *flags,
+                                                Tokens &s)
 {
-    if (threadIdx.x < CHUNK) s.one[threadIdx.x] = log2_decay(c, at, at.first + threadIdx.x, 0);
+    if (threadIdx.x < CHUNK) {
+        int64_t t = min(at.first + threadIdx.x, c.seq - 1);
+        float decay = c.decay ? decays_of(c, at)[t * c.decay_token] : 0.0f;
+        s.one[threadIdx.x] = log2_decay(decay, flags[threadIdx.x]);
+    }
     __syncthreads();
     if (threadIdx.x < CHUNK) {
         float sum = 0;
@@ -199,10 +230,11 @@ static __device__ inline void find_token_decays(const Scan &c, const Spot &at, T
 
 /* a_ts of a steep chunk. g: (CHUNK, P) */
 template <int P>
-static __device__ float score_of_pair(const Chunks &w, const Spot &at, const float *g, int t, int s)
+static __device__ float score_of_pair(const Chunks &w, const Spot &at, const uint8_t *flags,
+                                      const float *g, int t, int s)
 {
     float sum = 0;
-    if (!has_rows(w.c, at, at.first + t) || !has_rows(w.c, at, at.first + s)) return 0.0f;
+    if ((flags[t] | flags[s]) & NO_ROW) return 0.0f;
     const bf16 *q = w.q + row_at(w.c, at, at.first + t, w.c.nk);
     const bf16 *k = w.k + row_at(w.c, at, at.first + s, w.c.nk);
     for (int i = 0; i < w.c.nk; i += 2) {
@@ -215,11 +247,12 @@ static __device__ float score_of_pair(const Chunks &w, const Spot &at, const flo
 
 /* Scores of a steep chunk, scaled, into a tile. */
 template <int P>
-static __device__ void put_steep_scores(const Chunks &w, const Spot &at, const float *g, bf16 *a)
+static __device__ void put_steep_scores(const Chunks &w, const Spot &at, const uint8_t *flags,
+                                        const float *g, bf16 *a)
 {
     int t = threadIdx.x / 4;
     for (int s = threadIdx.x % 4; s < CHUNK; s += 4) {
-        float x = s <= t ? w.scale * score_of_pair<P>(w, at, g, t, s) : 0.0f;
+        float x = s <= t ? w.scale * score_of_pair<P>(w, at, flags, g, t, s) : 0.0f;
         a[t * SCORES_PITCH + s] = __float2bfloat16_rn(x);
     }
 }
@@ -289,25 +322,30 @@ template <int P>
 static __device__ inline void load_state(const Scan &c, const bf16 *state, const float *factor,
                                          const bf16 *other, float *dots, bf16 *tile)
 {
-    const int PITCH = P + 8, LANES_OF_ROW = P / 8;
-    int column = threadIdx.x % LANES_OF_ROW * 8;
+    const int PITCH = P + 8, LANES_OF_ROW = P / 8, STEP = CHUNK_THREADS / LANES_OF_ROW;
+    int column = threadIdx.x % LANES_OF_ROW * 8, first = threadIdx.x / LANES_OF_ROW;
+    uint4 mine[P / STEP], others[P / STEP];
 #pragma unroll
-    for (int row = threadIdx.x / LANES_OF_ROW; row < P; row += CHUNK_THREADS / LANES_OF_ROW) {
+    for (int i = 0; i < P / STEP; i++) {
+        int64_t at = min(first + i * STEP, (int)c.nk - 1) * c.nv + min(column, (int)c.nv - 8);
+        mine[i] = *(const uint4 *)(state + at);
+        others[i] = dots ? *(const uint4 *)(other + at) : mine[i];
+    }
+#pragma unroll
+    for (int i = 0; i < P / STEP; i++) {
+        int row = first + i * STEP;
         bool there = row < c.nk && column < c.nv;
-        int64_t at = row * c.nv + column;
-        Pack x = {};
-        if (there) x = Floats{state, true}.pack(at, PACK);
+        Pack x = there ? Floats{&mine[i], true}.pack(0, PACK) : Pack{};
         if (dots) {
-            Pack z = {};
+            Pack z = Floats{&others[i], true}.pack(0, PACK);
             float sum = 0;
-            if (there) z = Floats{other, true}.pack(at, PACK);
-            for (int i = 0; i < PACK; i++) sum += x.x[i] * z.x[i];
+            for (int k = 0; k < PACK; k++) sum += x.x[k] * (there ? z.x[k] : 0.0f);
             for (int step = LANES_OF_ROW / 2; step > 0; step /= 2)
                 sum += __shfl_xor_sync(~0u, sum, step);
             if (column == 0) dots[row] = sum;
         }
         float f = factor ? factor[row] : 1.0f;
-        for (int i = 0; i < PACK; i++) x.x[i] *= f;
+        for (int k = 0; k < PACK; k++) x.x[k] *= f;
         Results{tile + row * PITCH + column, true}.pack(0, PACK, x);
     }
 }

@@ -21,7 +21,8 @@ template <int P> struct GradShared {
     bf16 a[CHUNK * SCORES_PITCH],
         p[CHUNK * SCORES_PITCH]; /* scale a_ts, t >= s; scale p_ts, t > s */
     float g[CHUNK * P];          /* G; then what ddecay sums up */
-    float same[CHUNK], dots[P];  /* scale p_tt; rowsum(M_end * D) */
+    uint8_t flags[CHUNK];
+    float same[CHUNK], dots[P]; /* scale p_tt; rowsum(M_end * D) */
     union {
         Channels<P> channels;
         Tokens tokens;
@@ -44,7 +45,7 @@ static __device__ float steep_sum(const Chunks &w, const Spot &at, const GradSha
     const bf16 *x = LATER ? w.q : w.k;
     for (int u = LATER ? t + 1 : 0; u < (LATER ? CHUNK : t); u++) {
         float p = LATER ? s->p[u * SCORES_PITCH + t] : s->p[t * SCORES_PITCH + u];
-        if (p == 0.0f || !has_rows(w.c, at, at.first + u)) continue;
+        if (p == 0.0f) continue; /* so it is where there is no row */
         float other = s->g[u * P + i];
         sum += p * (float)x[row_at(w.c, at, at.first + u, w.c.nk) + i] *
                power_of_2(LATER ? other - own : own - other);
@@ -55,40 +56,34 @@ static __device__ float steep_sum(const Chunks &w, const Spot &at, const GradSha
 /* ---- dq and dk ---- */
 
 /* A warp's part of dq (x: without the factor of its channels), or, of dk. Terms for ddecay are added
- * to e, those of dk with a minus. */
+ * to e, those of dk with a minus. Where it is not steep, both tiles have the same factor's inverses. */
 template <int P, bool BY_CHANNEL, bool OF_K>
 static __device__ void finish_rows(const Chunks &w, const Spot &at, GradShared<P> *s, bool steep,
                                    float (&x)[P / 16][4], float (&e)[P / 16][4], bf16 *out)
 {
     Corner corner = corner_of<P>();
-    const bf16 *tile = OF_K ? s->k : s->q, *other = OF_K ? w.q : w.k, *own = OF_K ? w.k : w.q;
+    const bf16 *tile = OF_K ? s->k : s->q, *other = OF_K ? s->q : s->k;
+    const bf16 *raw = OF_K ? w.k : w.q, *raw_other = OF_K ? w.q : w.k;
 #pragma unroll
     for (int n = 0; n < P / 16; n++)
 #pragma unroll
-        for (int i = 0; i < 4; i += 2) {
-            int t = corner.row + lane_row(i), column = corner.column + lane_column(n, i);
-            float2 z = pair_at(w.c, at, other, at.first + t, w.c.nk, column);
-            uint32_t mine = *(const uint32_t *)(tile + t * (P + 8) + column);
-            float2 raw = make_float2(0.0f, 0.0f);
-            if (steep) raw = pair_at(w.c, at, own, at.first + t, w.c.nk, column);
-#pragma unroll
-            for (int k = 0; k < 2; k++) {
-                int channel = column + k;
-                float factored = k ? high(mine) : low(mine), term = factored * x[n][i + k];
-                float result = x[n][i + k];
-                if (BY_CHANNEL) {
-                    float g = s->g[t * P + channel];
-                    result *= power_of_2(OF_K ? s->channels.k_from[channel] - g
-                                              : g - s->channels.q_from[channel]);
-                }
-                if (steep && channel < w.c.nk) {
-                    float pairs = steep_sum<P, OF_K>(w, at, s, t, channel);
-                    result += pairs;
-                    term += pairs * (k ? raw.y : raw.x);
-                }
-                e[n][i + k] += OF_K ? -term : term;
-                x[n][i + k] = result + s->same[t] * (k ? z.y : z.x);
+        for (int i = 0; i < 4; i++) {
+            int t = corner.row + lane_row(i), k = corner.column + lane_column(n, i);
+            float g = BY_CHANNEL ? s->g[t * P + k] : 0.0f, factor = 1.0f;
+            if (BY_CHANNEL)
+                factor = power_of_2(OF_K ? s->channels.k_from[k] - g : g - s->channels.q_from[k]);
+            float term = (float)tile[t * (P + 8) + k] * x[n][i];
+            float result = factor * x[n][i];
+            if (!steep) {
+                result += factor * s->same[t] * (float)other[t * (P + 8) + k];
+            } else if (k < w.c.nk && !(s->flags[t] & NO_ROW)) {
+                int64_t at_k = row_at(w.c, at, at.first + t, w.c.nk) + k;
+                float pairs = steep_sum<P, OF_K>(w, at, s, t, k);
+                result += pairs + s->same[t] * (float)raw_other[at_k];
+                term += pairs * (float)raw[at_k];
             }
+            e[n][i] += OF_K ? -term : term;
+            x[n][i] = result;
         }
     if (out) put_rows<P / 16>(w.c, at, corner, x, out, w.c.nk);
 }
@@ -125,11 +120,10 @@ static __device__ void put_channel_decays(const Chunks &w, const Spot &at, GradS
     __syncthreads();
     for (int i = ALL - 1; i > segment; i--) later += s->channels.total[i][k];
     for (int t = (segment + 1) * TOKENS - 1; t >= segment * TOKENS; t--) {
-        int64_t token = at.first + t, flag = at.b * w.c.seq + token;
+        int64_t token = at.first + t;
         later += s->g[t * P + k];
         if (token >= w.c.seq || k >= w.c.nk) continue;
-        bool none = !has_rows(w.c, at, token) || (w.c.reset && w.c.reset[flag]);
-        ddecay[row_at(w.c, at, token, w.c.nk) + k] = none ? 0.0f : later;
+        ddecay[row_at(w.c, at, token, w.c.nk) + k] = s->flags[t] ? 0.0f : later;
     }
 }
 
@@ -149,10 +143,9 @@ static __device__ void put_token_decays(const Chunks &w, const Spot &at, GradSha
     float later = 0;
     for (int k = 0; k < P; k++) later += s->dots[k];
     for (int u = CHUNK - 1; u >= (int)threadIdx.x; u--) later += s->tokens.one[u];
-    int64_t token = at.first + threadIdx.x, flag = at.b * w.c.seq + token;
+    int64_t token = at.first + threadIdx.x;
     if (token >= w.c.seq) return;
-    bool none = !has_rows(w.c, at, token) || (w.c.reset && w.c.reset[flag]);
-    ddecay[flag * w.c.heads + at.h] = none ? 0.0f : later;
+    ddecay[row_at(w.c, at, token, 1)] = s->flags[threadIdx.x] ? 0.0f : later;
 }
 
 /* ---- a chunk ---- */
@@ -170,16 +163,19 @@ static __global__ void __launch_bounds__(CHUNK_THREADS, 1) gradients(Chunks w, G
     const Tokens *tokens = BY_CHANNEL ? NULL : &s->tokens;
     Corner corner = corner_of<P>();
     bool steep = false;
-    copy_rows<P, CHUNK_THREADS>(w.c, at, w.v, w.c.nv, s->v, PITCH);
-    copy_rows<P, CHUNK_THREADS>(w.c, at, w.dy, w.c.nv, s->dy, PITCH);
+    Part<P> mine;
+    find_flags(w.c, at, s->flags);
+    if (BY_CHANNEL) load_part<P>(w, at, mine);
+    __syncthreads();
+    copy_rows<P, CHUNK_THREADS>(w.c, at, s->flags, w.v, (int)w.c.nv, s->v, PITCH);
+    copy_rows<P, CHUNK_THREADS>(w.c, at, s->flags, w.dy, (int)w.c.nv, s->dy, PITCH);
     if (BY_CHANNEL) {
-        Part<P> mine;
-        steep = find_decays<P>(w.c, at, mine, s->channels);
-        put_factored<P>(w, at, mine, s->channels, s->q, s->k, s->g);
+        steep = sum_decays<P>(w.c, s->flags, mine, s->channels);
+        put_factored<P>(mine, s->channels, s->q, s->k, s->g);
     } else {
-        copy_rows<P, CHUNK_THREADS>(w.c, at, w.q, w.c.nk, s->q, PITCH);
-        copy_rows<P, CHUNK_THREADS>(w.c, at, w.k, w.c.nk, s->k, PITCH);
-        find_token_decays(w.c, at, s->tokens);
+        copy_rows<P, CHUNK_THREADS>(w.c, at, s->flags, w.q, (int)w.c.nk, s->q, PITCH);
+        copy_rows<P, CHUNK_THREADS>(w.c, at, s->flags, w.k, (int)w.c.nk, s->k, PITCH);
+        find_token_decays(w.c, at, s->flags, s->tokens);
     }
     copies_commit();
     load_state<P>(w.c, begin, BY_CHANNEL ? s->channels.begin : NULL, NULL, NULL, s->state);
@@ -191,7 +187,7 @@ static __global__ void __launch_bounds__(CHUNK_THREADS, 1) gradients(Chunks w, G
         put_scores<true>(c, w.scale, tokens, s->p, s->same);
     }
     if (steep) {
-        put_steep_scores<P>(w, at, s->g, s->a);
+        put_steep_scores<P>(w, at, s->flags, s->g, s->a);
     } else {
         float c[4][4] = {};
         multiply_scores<P>(c, s->q, s->k);
