@@ -11,6 +11,24 @@ enum Op { ADD, MULTIPLY, DIVIDE };
 
 /* Element i of a pairs with element (i / inner) mod n of b. Divisions of 32 bits are several times
  * faster. */
+template <Op OP> static __device__ inline float combine(float x, float z)
+{
+    return OP == ADD ? x + z : OP == MULTIPLY ? x * z : x / z;
+}
+
+/* Without a broadcast. */
+template <Op OP, class Type> struct Same {
+    typename Type::In a, b;
+    typename Type::Out y;
+
+    __device__ void operator()(int64_t i, int m) const
+    {
+        Pack x = a.pack(i, m), z = b.pack(i, m);
+        for (int k = 0; k < PACK; k++) x.x[k] = combine<OP>(x.x[k], z.x[k]);
+        y.pack(i, m, x);
+    }
+};
+
 template <Op OP, class Index> struct Binary {
     Floats a, b;
     Results y;
@@ -31,19 +49,26 @@ template <Op OP, class Index> struct Binary {
     __device__ void operator()(int64_t i, int m) const
     {
         Pack x = a.pack(i, m), z = other(i, m);
-        for (int k = 0; k < PACK; k++)
-            x.x[k] = OP == ADD        ? x.x[k] + z.x[k]
-                     : OP == MULTIPLY ? x.x[k] * z.x[k]
-                                      : x.x[k] / z.x[k];
+        for (int k = 0; k < PACK; k++) x.x[k] = combine<OP>(x.x[k], z.x[k]);
         y.pack(i, m, x);
     }
 };
+
+template <Op OP, class Type> static lmoe_status launch_same(const lmoe_args *a)
+{
+    return launch_packs(a, lmoe_buf_count(&a->in[0]),
+                        Same<OP, Type>{in_of<Type>(a, 0), in_of<Type>(a, 1), out_of<Type>(a, 0)});
+}
 
 template <Op OP> static lmoe_status launch_binary(const lmoe_args *a)
 {
     const lmoe_binary_attrs *o = (const lmoe_binary_attrs *)a->attrs;
     const lmoe_buf *x = &a->in[0], *b = &a->in[1];
     int64_t count = lmoe_buf_count(x), inner = 1, n = lmoe_buf_count(b);
+    if (n == count && count % PACK == 0 && all_are(a, LMOE_BF16))
+        return launch_same<OP, NarrowType>(a);
+    if (n == count && count % PACK == 0 && all_are(a, LMOE_F32))
+        return launch_same<OP, WideType>(a);
     for (int d = (int)o->start + b->rank; d < x->rank; d++) inner *= x->dim[d];
     if (count <= UINT32_MAX)
         return launch_packs(a, count,
@@ -65,9 +90,9 @@ static int is_floats_or_i32(const lmoe_args *a)
     return cuda_floats(a) && (lmoe_dtype_is_float(a->out[0].dtype) || a->out[0].dtype == LMOE_I32);
 }
 
-struct Affine {
-    Floats x;
-    Results y;
+template <class Type> struct Affine {
+    typename Type::In x;
+    typename Type::Out y;
     float scale, shift;
 
     __device__ void operator()(int64_t i, int m) const
@@ -85,15 +110,21 @@ static __global__ void affine_ids(int64_t n, const int32_t *x, double scale, dou
     if (i < n) y[i] = (int32_t)(scale * x[i] + shift);
 }
 
+template <class Type> static lmoe_status launch_affine_floats(const lmoe_args *a)
+{
+    const lmoe_affine_attrs *o = (const lmoe_affine_attrs *)a->attrs;
+    return launch_packs(a, lmoe_buf_count(&a->out[0]),
+                        Affine<Type>{in_of<Type>(a, 0), out_of<Type>(a, 0), (float)o->scale,
+                                     (float)o->shift});
+}
+
 static lmoe_status launch_affine(const lmoe_args *a)
 {
     const lmoe_affine_attrs *o = (const lmoe_affine_attrs *)a->attrs;
     int64_t n = lmoe_buf_count(&a->out[0]);
-    if (a->out[0].dtype != LMOE_I32)
-        return launch_packs(a, n,
-                            Affine{floats(a, 0), results(a, 0), (float)o->scale, (float)o->shift});
-    affine_ids<<<blocks(n, THREADS), THREADS, 0, stream_of(a)>>>(n, input<int32_t>(a, 0), o->scale,
-                                                                 o->shift, output<int32_t>(a, 0));
+    if (a->out[0].dtype != LMOE_I32) return LAUNCH_BY_TYPE(a, n, launch_affine_floats);
+    affine_ids<<<blocks(n, THREADS), THREADS, 0, stream_of(a)>>>(
+        n, input<int32_t>(a, 0), o->scale, o->shift, output<int32_t>(a, 0));
     return cuda_launched(a);
 }
 

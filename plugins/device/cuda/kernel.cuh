@@ -127,6 +127,77 @@ struct Results {
     }
 };
 
+/* The same for tensors that are known to be bf16 (Narrow) or f32 (Wide), in packs of which none is
+ * cut: nothing is asked at an access, so several are under way before the first one is waited for. */
+struct Narrow {
+    bf16 *data;
+
+    __device__ float operator[](int64_t i) const
+    {
+        return (float)data[i];
+    }
+    __device__ void put(int64_t i, float x) const
+    {
+        data[i] = __float2bfloat16_rn(x);
+    }
+    __host__ __device__ explicit operator bool() const
+    {
+        return data != NULL;
+    }
+    __device__ Pack pack(int64_t i, int) const
+    {
+        uint4 u = *(const uint4 *)(data + i);
+        return {
+            {low(u.x), high(u.x), low(u.y), high(u.y), low(u.z), high(u.z), low(u.w), high(u.w)}};
+    }
+    __device__ void pack(int64_t i, int, const Pack &p) const
+    {
+        *(uint4 *)(data + i) = make_uint4(two(p.x[0], p.x[1]), two(p.x[2], p.x[3]),
+                                          two(p.x[4], p.x[5]), two(p.x[6], p.x[7]));
+    }
+};
+
+struct Wide {
+    float *data;
+
+    __device__ float operator[](int64_t i) const
+    {
+        return data[i];
+    }
+    __device__ void put(int64_t i, float x) const
+    {
+        data[i] = x;
+    }
+    __host__ __device__ explicit operator bool() const
+    {
+        return data != NULL;
+    }
+    __device__ Pack pack(int64_t i, int) const
+    {
+        float4 u = *(const float4 *)(data + i), v = *(const float4 *)(data + i + 4);
+        return {{u.x, u.y, u.z, u.w, v.x, v.y, v.z, v.w}};
+    }
+    __device__ void pack(int64_t i, int, const Pack &p) const
+    {
+        *(float4 *)(data + i) = make_float4(p.x[0], p.x[1], p.x[2], p.x[3]);
+        *(float4 *)(data + i + 4) = make_float4(p.x[4], p.x[5], p.x[6], p.x[7]);
+    }
+};
+
+/* Ways of access, as arguments of kernels. */
+struct AnyType {
+    typedef Floats In;
+    typedef Results Out;
+};
+
+struct NarrowType {
+    typedef Narrow In, Out;
+};
+
+struct WideType {
+    typedef Wide In, Out;
+};
+
 static inline Floats floats_of(const lmoe_buf *b)
 {
     return {b->data, cuda_is_bf16(b) != 0};
@@ -146,6 +217,47 @@ static inline Results results(const lmoe_args *a, int i)
 {
     return results_of(cuda_at(a->out, a->n_out, i));
 }
+
+template <class Access> static inline Access access(const lmoe_buf *b)
+{
+    return {(decltype(Access::data))b->data};
+}
+
+template <> inline Floats access<Floats>(const lmoe_buf *b)
+{
+    return floats_of(b);
+}
+
+template <> inline Results access<Results>(const lmoe_buf *b)
+{
+    return results_of(b);
+}
+
+template <class Type> static inline typename Type::In in_of(const lmoe_args *a, int i)
+{
+    return access<typename Type::In>(cuda_at(a->in, a->n_in, i));
+}
+
+template <class Type> static inline typename Type::Out out_of(const lmoe_args *a, int i)
+{
+    return access<typename Type::Out>(cuda_at(a->out, a->n_out, i));
+}
+
+/* All float operands and results have this dtype. */
+static inline bool all_are(const lmoe_args *a, lmoe_dtype dtype)
+{
+    for (int i = 0; i < a->n_in; i++)
+        if (lmoe_dtype_is_float(a->in[i].dtype) && a->in[i].dtype != dtype) return false;
+    for (int i = 0; i < a->n_out; i++)
+        if (lmoe_dtype_is_float(a->out[i].dtype) && a->out[i].dtype != dtype) return false;
+    return true;
+}
+
+/* launch<Type>(a) for the access that fits; n: what must be a multiple of a pack. */
+#define LAUNCH_BY_TYPE(a, n, launch)                                   \
+    ((n) % PACK == 0 && all_are(a, LMOE_BF16)  ? launch<NarrowType>(a) \
+     : (n) % PACK == 0 && all_are(a, LMOE_F32) ? launch<WideType>(a)   \
+                                               : launch<AnyType>(a))
 
 /* Blocks of `size` for n items. */
 static inline unsigned blocks(int64_t n, int64_t size)

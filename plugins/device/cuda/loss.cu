@@ -28,9 +28,9 @@ template <bool NARROW> static __device__ inline float power(float x)
 
 /* logits: (token, row) from token `first` on, read and changed; loss of each token, without the
  * factor. `rest` is the sum over all rows but the label's, so that softmax - 1 does not cancel. */
-template <bool NARROW>
+template <bool NARROW, class In, class Out>
 static __global__ void __launch_bounds__(1024)
-    row_loss(Loss w, int64_t first, Floats logits, Results derivative, float *loss)
+    row_loss(Loss w, int64_t first, In logits, Out derivative, float *loss)
 {
     int64_t token = first + blockIdx.x, label = w.labels[token], at = blockIdx.x * w.rows;
     float most = -INFINITY, rest = 0;
@@ -125,8 +125,16 @@ static lmoe_status launch(const lmoe_args *a)
         int64_t n = cuda_min(chunk, w.tokens - first);
         const char *xs = x + (size_t)first * row;
         LMOE_TRY(product(a, 0, 1, n, w.rows, w.width, xs, table, 0, cursor));
-        (narrow ? row_loss<true> : row_loss<false>)<<<(unsigned)n, 1024, 0, stream_of(a)>>>(
-            w, first, {cursor, narrow}, {cursor, narrow}, loss);
+        Floats from = {cursor, narrow};
+        Results to = {cursor, narrow};
+        Narrow both = {(bf16 *)cursor};
+        unsigned grid = (unsigned)n;
+        if (narrow && w.rows % PACK == 0)
+            row_loss<true><<<grid, 1024, 0, stream_of(a)>>>(w, first, both, both, loss);
+        else if (narrow)
+            row_loss<true><<<grid, 1024, 0, stream_of(a)>>>(w, first, from, to, loss);
+        else
+            row_loss<false><<<grid, 1024, 0, stream_of(a)>>>(w, first, from, to, loss);
         if (dx)
             LMOE_TRY(
                 product(a, 0, 0, n, w.width, w.rows, cursor, table, 0, dx + (size_t)first * row));

@@ -63,10 +63,10 @@ static __device__ float slope(int fn, float x)
     }
 }
 
-struct Map {
+template <class Type> struct Map {
     int fn;
-    Floats x;
-    Results y;
+    typename Type::In x;
+    typename Type::Out y;
 
     __device__ void operator()(int64_t i, int m) const
     {
@@ -76,10 +76,10 @@ struct Map {
     }
 };
 
-struct MapGrad {
+template <class Type> struct MapGrad {
     int fn;
-    Floats x, dy;
-    Results dx;
+    typename Type::In x, dy;
+    typename Type::Out dx;
 
     __device__ void operator()(int64_t i, int m) const
     {
@@ -99,15 +99,27 @@ static int can(const lmoe_args *a)
     return cuda_floats(a) && fn_of(a) >= 0 && fn_of(a) <= LMOE_MAP_LOG1MEXP;
 }
 
+template <class Type> static lmoe_status run(const lmoe_args *a)
+{
+    return launch_packs(a, lmoe_buf_count(&a->in[0]),
+                        Map<Type>{fn_of(a), in_of<Type>(a, 0), out_of<Type>(a, 0)});
+}
+
+template <class Type> static lmoe_status run_grad(const lmoe_args *a)
+{
+    return launch_packs(
+        a, lmoe_buf_count(&a->in[0]),
+        MapGrad<Type>{fn_of(a), in_of<Type>(a, 0), in_of<Type>(a, 1), out_of<Type>(a, 0)});
+}
+
 static lmoe_status launch(const lmoe_args *a)
 {
-    return launch_packs(a, lmoe_buf_count(&a->in[0]), Map{fn_of(a), floats(a, 0), results(a, 0)});
+    return LAUNCH_BY_TYPE(a, lmoe_buf_count(&a->in[0]), run);
 }
 
 static lmoe_status launch_grad(const lmoe_args *a)
 {
-    return launch_packs(a, lmoe_buf_count(&a->in[0]),
-                        MapGrad{fn_of(a), floats(a, 0), floats(a, 1), results(a, 0)});
+    return LAUNCH_BY_TYPE(a, lmoe_buf_count(&a->in[0]), run_grad);
 }
 
 CUDA_KERNEL(map, 1, can, NULL, launch)
@@ -115,9 +127,9 @@ CUDA_KERNEL(map_grad, 1, can, NULL, launch_grad)
 
 /* ---- y = silu(gate) up ---- */
 
-struct Swiglu {
-    Floats gate, up;
-    Results y;
+template <class Type> struct Swiglu {
+    typename Type::In gate, up;
+    typename Type::Out y;
 
     __device__ void operator()(int64_t i, int m) const
     {
@@ -128,9 +140,9 @@ struct Swiglu {
 };
 
 /* dgate and dup may each be absent. */
-struct SwigluGrad {
-    Floats gate, up, dy;
-    Results dgate, dup;
+template <class Type> struct SwigluGrad {
+    typename Type::In gate, up, dy;
+    typename Type::Out dgate, dup;
 
     __device__ void operator()(int64_t i, int m) const
     {
@@ -145,17 +157,27 @@ struct SwigluGrad {
     }
 };
 
-static lmoe_status launch_swiglu(const lmoe_args *a)
+template <class Type> static lmoe_status run_swiglu(const lmoe_args *a)
 {
     return launch_packs(a, lmoe_buf_count(&a->in[0]),
-                        Swiglu{floats(a, 0), floats(a, 1), results(a, 0)});
+                        Swiglu<Type>{in_of<Type>(a, 0), in_of<Type>(a, 1), out_of<Type>(a, 0)});
+}
+
+template <class Type> static lmoe_status run_swiglu_grad(const lmoe_args *a)
+{
+    return launch_packs(a, lmoe_buf_count(&a->in[0]),
+                        SwigluGrad<Type>{in_of<Type>(a, 0), in_of<Type>(a, 1), in_of<Type>(a, 2),
+                                         out_of<Type>(a, 0), out_of<Type>(a, 1)});
+}
+
+static lmoe_status launch_swiglu(const lmoe_args *a)
+{
+    return LAUNCH_BY_TYPE(a, lmoe_buf_count(&a->in[0]), run_swiglu);
 }
 
 static lmoe_status launch_swiglu_grad(const lmoe_args *a)
 {
-    return launch_packs(
-        a, lmoe_buf_count(&a->in[0]),
-        SwigluGrad{floats(a, 0), floats(a, 1), floats(a, 2), results(a, 0), results(a, 1)});
+    return LAUNCH_BY_TYPE(a, lmoe_buf_count(&a->in[0]), run_swiglu_grad);
 }
 
 CUDA_KERNEL(swiglu, 1, cuda_floats, NULL, launch_swiglu)

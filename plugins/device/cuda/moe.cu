@@ -129,8 +129,9 @@ static __device__ int left(int64_t embed, int64_t e)
     return (int)min((int64_t)PACK, embed - e);
 }
 
-static __global__ void gather(int64_t rows, int64_t choice, int64_t embed, Floats x,
-                              const int32_t *order, Results to)
+template <class In, class Out>
+static __global__ void gather(int64_t rows, int64_t choice, int64_t embed, In x,
+                              const int32_t *order, Out to)
 {
     int64_t r = (int64_t)blockIdx.x * ROWS + threadIdx.y;
     if (r >= rows) return;
@@ -149,45 +150,68 @@ static __global__ void gather(int64_t rows, int64_t choice, int64_t embed, Float
     }
 }
 
-static lmoe_status launch_gather(const lmoe_args *a)
+template <class Type> static lmoe_status run_gather(const lmoe_args *a)
 {
     int64_t rows = a->in[1].dim[0];
     gather<<<blocks(rows, ROWS), dim3(WARP, ROWS), 0, stream_of(a)>>>(
-        rows, a->in[2].dim[2], a->in[0].dim[2], floats(a, 0), input<int32_t>(a, 1), results(a, 0));
+        rows, a->in[2].dim[2], a->in[0].dim[2], in_of<Type>(a, 0), input<int32_t>(a, 1),
+        out_of<Type>(a, 0));
     return cuda_launched(a);
+}
+
+static lmoe_status launch_gather(const lmoe_args *a)
+{
+    return LAUNCH_BY_TYPE(a, a->in[0].dim[2], run_gather);
 }
 
 CUDA_KERNEL(moe_gather, 1, cuda_floats, NULL, launch_gather)
 
 /* ---- moe_combine: a warp a token ---- */
 
-static __global__ void combine(int64_t tokens, int64_t choice, int64_t embed, Floats rows,
-                               const int32_t *position, Floats weight, Results y)
+template <class In, class Out>
+static __global__ void combine(int64_t tokens, int64_t choice, int64_t embed, In rows,
+                               const int32_t *position, Floats weight, Out y)
 {
     int64_t token = (int64_t)blockIdx.x * ROWS + threadIdx.y;
     if (token >= tokens) return;
     for (int64_t e = threadIdx.x * PACK; e < embed; e += STEP) {
         Pack sum = {};
-#pragma unroll 4
-        for (int64_t slot = token * choice; slot < (token + 1) * choice; slot++) {
-            int64_t r = position[slot];
-            if (r < 0) continue;
-            Pack row = rows.pack(r * embed + e, left(embed, e));
-            float scale = weight ? weight[slot] : 1.0f;
-            for (int k = 0; k < PACK; k++) sum.x[k] += scale * row.x[k];
+        for (int64_t slot = token * choice; slot < (token + 1) * choice; slot += FEW) {
+            Pack row[FEW] = {};
+            float scale[FEW] = {};
+#pragma unroll
+            for (int i = 0; i < FEW; i++) {
+                bool there = slot + i < (token + 1) * choice;
+                int64_t r = there ? position[slot + i] : -1;
+                if (r >= 0) row[i] = rows.pack(r * embed + e, left(embed, e));
+                if (r >= 0) scale[i] = weight ? weight[slot + i] : 1.0f;
+            }
+#pragma unroll
+            for (int i = 0; i < FEW; i++)
+                for (int k = 0; k < PACK; k++) sum.x[k] += scale[i] * row[i].x[k];
         }
         y.pack(token * embed + e, left(embed, e), sum);
     }
 }
 
-static lmoe_status launch_combine(const lmoe_args *a)
+template <class Type> static lmoe_status run_combine(const lmoe_args *a)
 {
     const lmoe_buf *position = &a->in[2];
     int64_t tokens = position->dim[0] * position->dim[1];
     combine<<<blocks(tokens, ROWS), dim3(WARP, ROWS), 0, stream_of(a)>>>(
-        tokens, position->dim[2], a->in[0].dim[1], floats(a, 0), input<int32_t>(a, 2), floats(a, 3),
-        results(a, 0));
+        tokens, position->dim[2], a->in[0].dim[1], in_of<Type>(a, 0), input<int32_t>(a, 2),
+        floats(a, 3), out_of<Type>(a, 0));
     return cuda_launched(a);
+}
+
+/* The weight is f32 beside rows of either kind. */
+static lmoe_status launch_combine(const lmoe_args *a)
+{
+    bool packs = a->in[0].dim[1] % PACK == 0;
+    if (packs && cuda_is_bf16(&a->in[0]) && cuda_is_bf16(&a->out[0]))
+        return run_combine<NarrowType>(a);
+    if (packs && cuda_is_f32(&a->in[0]) && cuda_is_f32(&a->out[0])) return run_combine<WideType>(a);
+    return run_combine<AnyType>(a);
 }
 
 CUDA_KERNEL(moe_combine, 1, cuda_floats, NULL, launch_combine)

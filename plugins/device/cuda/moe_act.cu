@@ -36,9 +36,8 @@ static __device__ inline Pack ones()
 }
 
 /* A warp does a row. */
-template <int FN>
-static __global__ void act(int64_t rows, int64_t hidden, Floats gate, Floats up, Floats scale,
-                           Results h)
+template <int FN, class In, class Out>
+static __global__ void act(int64_t rows, int64_t hidden, In gate, In up, Floats scale, Out h)
 {
     int64_t r = (int64_t)blockIdx.x * ROWS + threadIdx.y, at = r * hidden;
     if (r >= rows) return;
@@ -54,9 +53,9 @@ static __global__ void act(int64_t rows, int64_t hidden, Floats gate, Floats up,
     }
 }
 
-template <int FN>
-static __global__ void act_grad(int64_t rows, int64_t hidden, Floats gate, Floats up, Floats scale,
-                                Floats dh, Results dgate, Results dup, Results dscale)
+template <int FN, class In, class Out>
+static __global__ void act_grad(int64_t rows, int64_t hidden, In gate, In up, Floats scale, In dh,
+                                Out dgate, Out dup, Results dscale)
 {
     int64_t r = (int64_t)blockIdx.x * ROWS + threadIdx.y, at = r * hidden;
     if (r >= rows) return;
@@ -78,26 +77,37 @@ static __global__ void act_grad(int64_t rows, int64_t hidden, Floats gate, Float
     if (dscale && threadIdx.x == 0) dscale.put(r, sum);
 }
 
-template <int FN> static void launch_one(const lmoe_args *a, int backward)
+template <int FN, class Type> static void launch_one(const lmoe_args *a, int backward)
 {
     int64_t rows = a->in[GATE].dim[0], hidden = a->in[GATE].dim[1];
-    Floats gate = floats(a, GATE), up = floats(a, UP), scale = floats(a, SCALE);
+    auto gate = in_of<Type>(a, GATE), up = in_of<Type>(a, UP);
     dim3 block(WARP, ROWS);
     if (backward)
-        act_grad<FN><<<blocks(rows, ROWS), block, 0, stream_of(a)>>>(rows, hidden, gate, up, scale,
-                                                                     floats(a, DH), results(a, 0),
-                                                                     results(a, 1), results(a, 2));
+        act_grad<FN><<<blocks(rows, ROWS), block, 0, stream_of(a)>>>(
+            rows, hidden, gate, up, floats(a, SCALE), in_of<Type>(a, DH), out_of<Type>(a, 0),
+            out_of<Type>(a, 1), results(a, 2));
     else
-        act<FN><<<blocks(rows, ROWS), block, 0, stream_of(a)>>>(rows, hidden, gate, up, scale,
-                                                                results(a, 0));
+        act<FN><<<blocks(rows, ROWS), block, 0, stream_of(a)>>>(
+            rows, hidden, gate, up, floats(a, SCALE), out_of<Type>(a, 0));
+}
+
+/* The scale is f32 beside rows of either kind. */
+template <int FN> static void launch_type(const lmoe_args *a, int backward)
+{
+    bool narrow = a->in[GATE].dim[1] % PACK == 0;
+    for (int i = 0; i < a->n_in; i++)
+        narrow &= i == SCALE || !lmoe_buf_present(&a->in[i]) || cuda_is_bf16(&a->in[i]);
+    for (int i = 0; i < a->n_out && i < 2; i++)
+        narrow &= !lmoe_buf_present(&a->out[i]) || cuda_is_bf16(&a->out[i]);
+    narrow ? launch_one<FN, NarrowType>(a, backward) : launch_one<FN, AnyType>(a, backward);
 }
 
 static lmoe_status launch_any(const lmoe_args *a, int backward)
 {
     switch (((const lmoe_expert_act_attrs *)a->attrs)->fn) {
-    case LMOE_ACT_SILU: launch_one<LMOE_ACT_SILU>(a, backward); break;
-    case LMOE_ACT_GELU: launch_one<LMOE_ACT_GELU>(a, backward); break;
-    default: launch_one<LMOE_ACT_RELU2>(a, backward); break;
+    case LMOE_ACT_SILU: launch_type<LMOE_ACT_SILU>(a, backward); break;
+    case LMOE_ACT_GELU: launch_type<LMOE_ACT_GELU>(a, backward); break;
+    default: launch_type<LMOE_ACT_RELU2>(a, backward); break;
     }
     return cuda_launched(a);
 }

@@ -8,7 +8,7 @@
 
 enum { BLOCK = 32768 };
 
-static __global__ void squares(int64_t n, Floats x, float *partial)
+template <class In> static __global__ void squares(int64_t n, In x, float *partial)
 {
     int64_t begin = (int64_t)blockIdx.x * BLOCK, end = min(n, begin + BLOCK);
     float sum = 0;
@@ -39,7 +39,11 @@ static lmoe_status launch_squares(const lmoe_args *a)
 {
     int64_t n = lmoe_buf_count(&a->in[0]), parts = cuda_pieces(n, BLOCK);
     float *partial = (float *)a->workspace;
-    squares<<<(unsigned)parts, THREADS, 0, stream_of(a)>>>(n, floats(a, 0), partial);
+    unsigned grid = (unsigned)parts;
+    if (n % PACK == 0 && cuda_is_bf16(&a->in[0]))
+        squares<<<grid, THREADS, 0, stream_of(a)>>>(n, in_of<NarrowType>(a, 0), partial);
+    else
+        squares<<<grid, THREADS, 0, stream_of(a)>>>(n, floats(a, 0), partial);
     sum_all<<<1, THREADS, 0, stream_of(a)>>>(parts, partial, output<float>(a, 0));
     return cuda_launched(a);
 }
@@ -73,22 +77,25 @@ CUDA_KERNEL(accumulate, 1, cuda_floats, NULL, launch_accumulate)
 enum { PARAM, GRAD, M, V, NORM, LR, STEP, MASTER };
 
 /* What is read and written at the same place: an operand that is changed. */
-struct Changed {
-    Floats from;
-    Results to;
+template <class Type> struct Changed {
+    typename Type::In from;
+    typename Type::Out to;
 };
 
-struct Adam {
+/* Ways of access to the gradient and the rounded parameter, to the means, to what is exact. */
+template <class Grad, class Mean, class Exact> struct Adam {
     int64_t n;
     double beta1, beta2, clip;
     float log_beta1, log_beta2, eps, weight_decay;
-    Changed exact, m, v; /* exact: the master, or else the parameter */
-    Results rounded;     /* the parameter beside a master */
-    Floats grad;
+    Changed<Exact> exact; /* the master, or else the parameter */
+    Changed<Mean> m, v;
+    typename Grad::Out rounded; /* the parameter beside a master */
+    typename Grad::In grad;
     const float *norm, *lr, *step;
 };
 
-static __global__ void adamw(Adam o)
+template <class Grad, class Mean, class Exact>
+static __global__ void adamw(Adam<Grad, Mean, Exact> o)
 {
     float norm = *o.norm;
     if (!isfinite(norm)) return;
@@ -115,33 +122,45 @@ static __global__ void adamw(Adam o)
     if (o.rounded) o.rounded.pack(i, n, p);
 }
 
-static Changed changed(const lmoe_args *a, int i)
+template <class Type> static Changed<Type> changed(const lmoe_args *a, int i)
 {
-    return {floats(a, i), results_of(&a->in[i])};
+    return {in_of<Type>(a, i), access<typename Type::Out>(&a->in[i])};
 }
 
-static lmoe_status launch_adamw(const lmoe_args *a)
+template <class Grad, class Mean, class Exact> static lmoe_status run_adamw(const lmoe_args *a)
 {
     const lmoe_adamw_attrs *o = (const lmoe_adamw_attrs *)a->attrs;
-    Adam w = {lmoe_buf_count(&a->in[PARAM]),
-              o->beta1,
-              o->beta2,
-              o->clip,
-              (float)log(o->beta1),
-              (float)log(o->beta2),
-              (float)o->eps,
-              (float)o->weight_decay};
+    Adam<Grad, Mean, Exact> w = {lmoe_buf_count(&a->in[PARAM]),
+                                 o->beta1,
+                                 o->beta2,
+                                 o->clip,
+                                 (float)log(o->beta1),
+                                 (float)log(o->beta2),
+                                 (float)o->eps,
+                                 (float)o->weight_decay};
     bool has_master = (bool)floats(a, MASTER);
-    w.exact = changed(a, has_master ? MASTER : PARAM);
-    w.m = changed(a, M);
-    w.v = changed(a, V);
-    if (has_master) w.rounded = results_of(&a->in[PARAM]);
-    w.grad = floats(a, GRAD);
+    w.exact = changed<Exact>(a, has_master ? MASTER : PARAM);
+    w.m = changed<Mean>(a, M);
+    w.v = changed<Mean>(a, V);
+    if (has_master) w.rounded = access<typename Grad::Out>(&a->in[PARAM]);
+    w.grad = in_of<Grad>(a, GRAD);
     w.norm = input<float>(a, NORM);
     w.lr = input<float>(a, LR);
     w.step = input<float>(a, STEP);
     adamw<<<blocks(cuda_pieces(w.n, PACK), THREADS), THREADS, 0, stream_of(a)>>>(w);
     return cuda_launched(a);
+}
+
+static lmoe_status launch_adamw(const lmoe_args *a)
+{
+    bool packs = lmoe_buf_count(&a->in[PARAM]) % PACK == 0, master = (bool)floats(a, MASTER);
+    bool narrow = packs && master && cuda_is_bf16(&a->in[PARAM]) && cuda_is_bf16(&a->in[GRAD]);
+    if (narrow && cuda_is_bf16(&a->in[M]) && cuda_is_bf16(&a->in[V]))
+        return run_adamw<NarrowType, NarrowType, WideType>(a);
+    if (narrow && cuda_is_f32(&a->in[M]) && cuda_is_f32(&a->in[V]))
+        return run_adamw<NarrowType, WideType, WideType>(a);
+    if (packs && !master && all_are(a, LMOE_F32)) return run_adamw<WideType, WideType, WideType>(a);
+    return run_adamw<AnyType, AnyType, AnyType>(a);
 }
 
 CUDA_KERNEL(adamw, 1, cuda_floats, NULL, launch_adamw)

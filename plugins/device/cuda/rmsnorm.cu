@@ -17,10 +17,10 @@ enum {
     STEP = WARP * PACK /* columns that a warp has at a time */
 };
 
-struct Norm {
+template <class Type> struct Norm {
     int64_t rows, width;
     double eps;
-    Floats x, weight, gate, dy;
+    typename Type::In x, weight, gate, dy;
 
     __device__ int left(int64_t i) const
     {
@@ -28,7 +28,7 @@ struct Norm {
     }
 };
 
-static __device__ double scale_of(const Norm &w, int64_t at)
+template <class Type> static __device__ double scale_of(const Norm<Type> &w, int64_t at)
 {
     double sum = 0;
     for (int64_t i = threadIdx.x * PACK; i < w.width; i += STEP) {
@@ -38,7 +38,7 @@ static __device__ double scale_of(const Norm &w, int64_t at)
     return rsqrt(warp_sum(sum) / (double)w.width + w.eps);
 }
 
-static __global__ void normalise(Norm w, Results y)
+template <class Type> static __global__ void normalise(Norm<Type> w, typename Type::Out y)
 {
     int64_t row = (int64_t)blockIdx.x * ROWS + threadIdx.y, at = row * w.width;
     if (row >= w.rows) return;
@@ -60,7 +60,8 @@ static __global__ void normalise(Norm w, Results y)
 }
 
 /* d = dy weight s; gate: silu's operand, if there is one. */
-static __device__ Pack weighted(const Norm &w, int64_t at, int64_t i, const Pack *gate)
+template <class Type>
+static __device__ Pack weighted(const Norm<Type> &w, int64_t at, int64_t i, const Pack *gate)
 {
     Pack d = w.dy.pack(at + i, w.left(i));
     if (w.weight) {
@@ -73,7 +74,9 @@ static __device__ Pack weighted(const Norm &w, int64_t at, int64_t i, const Pack
 }
 
 /* dx, dgate (absent: not wanted), and r of every row. */
-static __global__ void row_grad(Norm w, Results dx, Results dgate, float *scale)
+template <class Type>
+static __global__ void row_grad(Norm<Type> w, typename Type::Out dx, typename Type::Out dgate,
+                                float *scale)
 {
     int64_t row = (int64_t)blockIdx.x * ROWS + threadIdx.y, at = row * w.width;
     if (row >= w.rows) return;
@@ -104,7 +107,9 @@ static __global__ void row_grad(Norm w, Results dx, Results dgate, float *scale)
 }
 
 /* partial: (part, width). A block does STEP columns of a part. */
-static __global__ void weight_grad(Norm w, const float *scale, int64_t part_rows, float *partial)
+template <class Type>
+static __global__ void weight_grad(Norm<Type> w, const float *scale, int64_t part_rows,
+                                   float *partial)
 {
     __shared__ float sums[ROWS][STEP];
     int64_t column = (int64_t)blockIdx.x * STEP + threadIdx.x * PACK;
@@ -129,24 +134,25 @@ static __global__ void weight_grad(Norm w, const float *scale, int64_t part_rows
     partial[blockIdx.y * w.width + column] = all;
 }
 
-static Norm describe(const lmoe_args *a)
+template <class Type> static Norm<Type> describe(const lmoe_args *a)
 {
     const lmoe_buf *x = &a->in[X];
-    Norm w = {0,
-              x->rank > 0 ? x->dim[x->rank - 1] : 1,
-              ((const lmoe_rmsnorm_attrs *)a->attrs)->eps,
-              floats(a, X),
-              floats(a, WEIGHT),
-              floats(a, GATE),
-              floats(a, DY)};
+    Norm<Type> w = {0,
+                    x->rank > 0 ? x->dim[x->rank - 1] : 1,
+                    ((const lmoe_rmsnorm_attrs *)a->attrs)->eps,
+                    in_of<Type>(a, X),
+                    in_of<Type>(a, WEIGHT),
+                    in_of<Type>(a, GATE),
+                    in_of<Type>(a, DY)};
     w.rows = lmoe_buf_count(x) / w.width;
     return w;
 }
 
-static lmoe_status launch(const lmoe_args *a)
+template <class Type> static lmoe_status run(const lmoe_args *a)
 {
-    Norm w = describe(a);
-    normalise<<<blocks(w.rows, ROWS), dim3(WARP, ROWS), 0, stream_of(a)>>>(w, results(a, 0));
+    Norm<Type> w = describe<Type>(a);
+    normalise<Type>
+        <<<blocks(w.rows, ROWS), dim3(WARP, ROWS), 0, stream_of(a)>>>(w, out_of<Type>(a, 0));
     return cuda_launched(a);
 }
 
@@ -157,25 +163,41 @@ static int64_t part_rows_of(int64_t rows)
 
 static size_t grad_workspace(const lmoe_args *a)
 {
-    Norm w = describe(a);
+    Norm<AnyType> w = describe<AnyType>(a);
     return cuda_words(w.rows) + cuda_words(cuda_pieces(w.rows, part_rows_of(w.rows)) * w.width);
 }
 
-static lmoe_status launch_grad(const lmoe_args *a)
+template <class Type> static lmoe_status run_grad(const lmoe_args *a)
 {
-    Norm w = describe(a);
+    Norm<Type> w = describe<Type>(a);
     char *cursor = (char *)a->workspace;
     float *scale = (float *)cuda_take(&cursor, w.rows), *partial = (float *)cursor;
     int64_t part_rows = part_rows_of(w.rows), parts = cuda_pieces(w.rows, part_rows);
     dim3 block(WARP, ROWS);
-    row_grad<<<blocks(w.rows, ROWS), block, 0, stream_of(a)>>>(w, results(a, 0), results(a, 2),
-                                                               scale);
+    row_grad<Type><<<blocks(w.rows, ROWS), block, 0, stream_of(a)>>>(w, out_of<Type>(a, 0),
+                                                                     out_of<Type>(a, 2), scale);
     if (results(a, 1)) {
         dim3 grid(blocks(w.width, STEP), (unsigned)parts);
-        weight_grad<<<grid, block, 0, stream_of(a)>>>(w, scale, part_rows, partial);
+        weight_grad<Type><<<grid, block, 0, stream_of(a)>>>(w, scale, part_rows, partial);
         cuda_add_parts(stream_of(a), partial, parts, w.width, &a->out[1]);
     }
     return cuda_launched(a);
+}
+
+static int64_t width_of(const lmoe_args *a)
+{
+    const lmoe_buf *x = &a->in[X];
+    return x->rank > 0 ? x->dim[x->rank - 1] : 1;
+}
+
+static lmoe_status launch(const lmoe_args *a)
+{
+    return LAUNCH_BY_TYPE(a, width_of(a), run);
+}
+
+static lmoe_status launch_grad(const lmoe_args *a)
+{
+    return LAUNCH_BY_TYPE(a, width_of(a), run_grad);
 }
 
 CUDA_KERNEL(rmsnorm, 1, cuda_floats, NULL, launch)

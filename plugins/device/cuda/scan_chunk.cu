@@ -6,12 +6,18 @@
 
 enum { Q, K, V, DECAY, RESET, SKIP, CARRY };
 
-/* ---- the walk: a block has STATE_ROWS rows of a head's state ---- */
+/* ---- the walk: a block has STATE_ROWS rows and STATE_COLUMNS columns of a head's state ---- */
 
-enum { R_PITCH = STATE_ROWS + 8, SEGMENTS = STATE_THREADS / STATE_ROWS, PER = CHUNK / SEGMENTS };
+enum {
+    R_PITCH = STATE_ROWS + 8,
+    O_PITCH = STATE_COLUMNS + 8,
+    TILES = STATE_COLUMNS / 32,
+    SEGMENTS = STATE_THREADS / STATE_ROWS,
+    PER = CHUNK / SEGMENTS
+};
 
-template <int P> struct WalkShared {
-    bf16 r[CHUNK * R_PITCH], o[2][CHUNK * (P + 8)];
+struct WalkShared {
+    bf16 r[CHUNK * R_PITCH], o[2][CHUNK * O_PITCH];
     float total[SEGMENTS][STATE_ROWS], end[STATE_ROWS];
     uint8_t flags[2][CHUNK];
 };
@@ -35,9 +41,9 @@ static __device__ inline void load_part(const Walk &w, const Spot &at, int row, 
 }
 
 /* r with its factors to shared memory, and G_end. */
-template <int P, bool BACKWARDS>
+template <bool BACKWARDS>
 static __device__ inline void put_part(const Walk &w, WalkPart *p, int64_t state_row,
-                                       const uint8_t *flags, WalkShared<P> *s)
+                                       const uint8_t *flags, WalkShared *s)
 {
     int row = threadIdx.x % STATE_ROWS, segment = threadIdx.x / STATE_ROWS;
     float sum = 0, before = 0, all = 0;
@@ -64,46 +70,54 @@ static __device__ inline void put_part(const Walk &w, WalkPart *p, int64_t state
     }
 }
 
-/* Calls f(row, column, element) for a lane's pairs of its warp's part: STATE_ROWS rows, P / 4 columns. */
-template <int P, class F> static __device__ inline void each_pair(float (&x)[2][P / 32][4], F f)
+/* Calls f(row, column, element) for a lane's pairs of its warp's part: STATE_ROWS rows, a quarter
+ * of the columns. */
+template <class F> static __device__ inline void each_pair(float (&x)[2][TILES][4], F f)
 {
     int warp = threadIdx.x / WARP;
 #pragma unroll
     for (int m = 0; m < 2; m++)
 #pragma unroll
-        for (int n = 0; n < P / 32; n++)
+        for (int n = 0; n < TILES; n++)
 #pragma unroll
             for (int i = 0; i < 4; i += 2)
-                f(16 * m + lane_row(i), warp * (P / 4) + lane_column(n, i), &x[m][n][i]);
+                f(16 * m + lane_row(i), warp * (STATE_COLUMNS / 4) + lane_column(n, i),
+                  &x[m][n][i]);
 }
 
-template <int P, bool BACKWARDS>
-static __global__ void __launch_bounds__(STATE_THREADS) walk(Walk w)
+template <bool BACKWARDS> static __global__ void __launch_bounds__(STATE_THREADS, 4) walk(Walk w)
 {
     extern __shared__ __align__(16) char memory[];
-    WalkShared<P> *s = (WalkShared<P> *)memory;
-    int64_t lane = blockIdx.z * w.c.heads + blockIdx.y, first_row = blockIdx.x * STATE_ROWS;
+    WalkShared *s = (WalkShared *)memory;
+    int64_t lane = blockIdx.z * w.c.heads + blockIdx.y,
+            down = (w.c.nk + STATE_ROWS - 1) / STATE_ROWS;
+    int64_t first_row = blockIdx.x % down * STATE_ROWS;
+    int first_column = (int)(blockIdx.x / down) * STATE_COLUMNS,
+        columns = (int)w.c.nv - first_column;
     int64_t size = w.c.nk * w.c.nv, row = first_row + threadIdx.x % STATE_ROWS;
     Spot at = {blockIdx.z, blockIdx.y, BACKWARDS ? (w.chunks - 1) * CHUNK : 0};
     bf16 *to = w.to ? w.to + lane * (w.chunks + w.one_more) * size : NULL;
     const float *first = w.first ? w.first + lane * size : NULL;
     float *last = w.last ? w.last + lane * size : NULL;
-    float x[2][P / 32][4];
+    float x[2][TILES][4];
     WalkPart part;
-    each_pair<P>(x, [&](int r, int c, float *p) {
-        bool there = first && first_row + r < w.c.nk && c < w.c.nv;
-        for (int i = 0; i < 2; i++) p[i] = there ? first[(first_row + r) * w.c.nv + c + i] : 0.0f;
+    each_pair(x, [&](int r, int c, float *p) {
+        bool there = first && first_row + r < w.c.nk && c < columns;
+        for (int i = 0; i < 2; i++)
+            p[i] = there ? first[(first_row + r) * w.c.nv + first_column + c + i] : 0.0f;
     });
     auto leave = [&](int64_t chunk) {
-        each_pair<P>(x, [&](int r, int c, float *p) {
-            if (to && first_row + r < w.c.nk && c < w.c.nv)
-                *(uint32_t *)(to + chunk * size + (first_row + r) * w.c.nv + c) = two(p[0], p[1]);
+        each_pair(x, [&](int r, int c, float *p) {
+            if (to && first_row + r < w.c.nk && c < columns)
+                *(uint32_t *)(to + chunk * size + (first_row + r) * w.c.nv + first_column + c) =
+                    two(p[0], p[1]);
         });
     };
     find_flags(w.c, at, s->flags[0]);
     load_part(w, at, (int)row, &part);
     __syncthreads();
-    copy_rows<P, STATE_THREADS>(w.c, at, s->flags[0], w.o, (int)w.c.nv, s->o[0], P + 8);
+    copy_rows<STATE_COLUMNS, STATE_THREADS>(w.c, at, s->flags[0], w.o, (int)w.c.nv, first_column,
+                                            s->o[0], O_PITCH);
     copies_commit();
     for (int64_t i = 0; i < w.chunks; i++) {
         int now = i % 2, next = 1 - now;
@@ -111,46 +125,43 @@ static __global__ void __launch_bounds__(STATE_THREADS) walk(Walk w)
         at.first += BACKWARDS ? -CHUNK : CHUNK;
         if (more) find_flags(w.c, at, s->flags[next]);
         leave(BACKWARDS ? w.chunks - 1 - i : i);
-        put_part<P, BACKWARDS>(w, &part, row, s->flags[now], s); /* all threads meet in it */
+        put_part<BACKWARDS>(w, &part, row, s->flags[now], s); /* all threads meet in it */
         if (more) { /* the next one's are under way meanwhile */
             load_part(w, at, (int)row, &part);
-            copy_rows<P, STATE_THREADS>(w.c, at, s->flags[next], w.o, (int)w.c.nv, s->o[next],
-                                        P + 8);
+            copy_rows<STATE_COLUMNS, STATE_THREADS>(w.c, at, s->flags[next], w.o, (int)w.c.nv,
+                                                    first_column, s->o[next], O_PITCH);
         }
         copies_commit();
         copies_wait<1>();
         __syncthreads();
-        each_pair<P>(x, [&](int r, int c, float *p) {
+        each_pair(x, [&](int r, int c, float *p) {
             p[0] *= s->end[r];
             p[1] *= s->end[r];
         });
 #pragma unroll
         for (int m = 0; m < 2; m++)
-            multiply_tiles<P / 32, true, true>(x[m], s->r, R_PITCH, 16 * m, s->o[now], P + 8,
-                                               threadIdx.x / WARP * (P / 4), CHUNK);
+            multiply_tiles<TILES, true, true>(x[m], s->r, R_PITCH, 16 * m, s->o[now], O_PITCH,
+                                              threadIdx.x / WARP * (STATE_COLUMNS / 4), CHUNK);
         __syncthreads();
     }
     if (w.one_more) leave(w.chunks);
-    each_pair<P>(x, [&](int r, int c, float *p) {
-        bool there = last && first_row + r < w.c.nk && c < w.c.nv;
-        for (int i = 0; i < 2 && there; i++) last[(first_row + r) * w.c.nv + c + i] = p[i];
+    each_pair(x, [&](int r, int c, float *p) {
+        bool there = last && first_row + r < w.c.nk && c < columns;
+        for (int i = 0; i < 2 && there; i++)
+            last[(first_row + r) * w.c.nv + first_column + c + i] = p[i];
     });
 }
 
-template <int P, bool BACKWARDS>
-static void run_walk(const lmoe_args *a, const Walk &w, int64_t batch)
+template <bool BACKWARDS> static void run_walk(const lmoe_args *a, const Walk &w, int64_t batch)
 {
-    dim3 grid(blocks(w.c.nk, STATE_ROWS), (unsigned)w.c.heads, (unsigned)batch);
-    allow_shared(walk<P, BACKWARDS>, sizeof(WalkShared<P>));
-    walk<P, BACKWARDS><<<grid, STATE_THREADS, sizeof(WalkShared<P>), stream_of(a)>>>(w);
+    dim3 grid(blocks(w.c.nk, STATE_ROWS) * blocks(w.c.nv, STATE_COLUMNS), (unsigned)w.c.heads,
+              (unsigned)batch);
+    walk<BACKWARDS><<<grid, STATE_THREADS, sizeof(WalkShared), stream_of(a)>>>(w);
 }
 
 lmoe_status cuda_walk_chunks(const lmoe_args *a, const Walk *w, int64_t batch, int backwards)
 {
-    if (w->c.nv > 64)
-        backwards ? run_walk<128, true>(a, *w, batch) : run_walk<128, false>(a, *w, batch);
-    else
-        backwards ? run_walk<64, true>(a, *w, batch) : run_walk<64, false>(a, *w, batch);
+    backwards ? run_walk<true>(a, *w, batch) : run_walk<false>(a, *w, batch);
     return cuda_launched(a);
 }
 
@@ -161,7 +172,7 @@ template <int P> struct OutShared {
     bf16 q[TILE_SIZE], k[TILE_SIZE], v[TILE_SIZE], a[CHUNK * SCORES_PITCH];
     union {
         bf16 state[P * (P + 8)];
-        float g[CHUNK * P]; /* of a steep chunk, before its state */
+        float g[CHUNK * (P + 8)]; /* of a steep chunk, before its state */
     };
     uint8_t flags[CHUNK];
     union {
@@ -186,13 +197,13 @@ static __global__ void __launch_bounds__(CHUNK_THREADS, 2) outputs(Chunks w, bf1
     find_flags(w.c, at, s->flags);
     if (BY_CHANNEL) load_part<P>(w, at, mine);
     __syncthreads();
-    copy_rows<P, CHUNK_THREADS>(w.c, at, s->flags, w.v, (int)w.c.nv, s->v, PITCH);
+    copy_rows<P, CHUNK_THREADS>(w.c, at, s->flags, w.v, (int)w.c.nv, 0, s->v, PITCH);
     if (BY_CHANNEL) {
         steep = sum_decays<P>(w.c, s->flags, mine, s->channels);
         put_factored<P>(mine, s->channels, s->q, s->k, steep ? s->g : NULL);
     } else {
-        copy_rows<P, CHUNK_THREADS>(w.c, at, s->flags, w.q, (int)w.c.nk, s->q, PITCH);
-        copy_rows<P, CHUNK_THREADS>(w.c, at, s->flags, w.k, (int)w.c.nk, s->k, PITCH);
+        copy_rows<P, CHUNK_THREADS>(w.c, at, s->flags, w.q, (int)w.c.nk, 0, s->q, PITCH);
+        copy_rows<P, CHUNK_THREADS>(w.c, at, s->flags, w.k, (int)w.c.nk, 0, s->k, PITCH);
         find_token_decays(w.c, at, s->flags, s->tokens);
     }
     copies_commit();

@@ -86,18 +86,19 @@ static __device__ inline int64_t row_at(const Scan &c, const Spot &at, int64_t s
     return ((at.b * c.seq + s) * c.heads + at.h) * n;
 }
 
-/* The chunk's rows of x (token heads n) to a tile of WIDTH columns, under way when this returns. */
+/* The chunk's rows of x (token heads n) from column `from` on to a tile of WIDTH,
+ * under way when this returns. */
 template <int WIDTH, int BLOCK>
 static __device__ inline void copy_rows(const Scan &c, const Spot &at, const uint8_t *flags,
-                                        const bf16 *x, int n, bf16 *tile, int pitch)
+                                        const bf16 *x, int n, int from, bf16 *tile, int pitch)
 {
     const bf16 *first = x + row_at(c, at, at.first, n);
     int64_t step = c.heads * n;
 #pragma unroll
     for (int i = threadIdx.x; i < CHUNK * WIDTH / 8; i += BLOCK) {
         int t = i / (WIDTH / 8), column = i % (WIDTH / 8) * 8;
-        bool there = column < n && !(flags[t] & NO_ROW);
-        copy_16(tile + t * pitch + column, there ? first + t * step + column : x, there);
+        bool there = from + column < n && !(flags[t] & NO_ROW);
+        copy_16(tile + t * pitch + column, there ? first + t * step + from + column : x, there);
     }
 }
 
@@ -205,7 +206,7 @@ static __device__ inline void put_factored(const Part<P> &mine, const Channels<P
                                                high(mine.q[n]) * power_of_2(sum.y - q_from.y));
         *(uint32_t *)(k + t * PITCH + i) = two(low(mine.k[n]) * power_of_2(k_from.x - sum.x),
                                                high(mine.k[n]) * power_of_2(k_from.y - sum.y));
-        if (g) *(float2 *)(g + t * P + i) = sum;
+        if (g) *(float2 *)(g + t * (P + 8) + i) = sum;
     }
 }
 
@@ -228,10 +229,11 @@ static __device__ inline void find_token_decays(const Scan &c, const Spot &at, c
     __syncthreads();
 }
 
-/* a_ts of a steep chunk. g: (CHUNK, P) */
+/* a_ts of a steep chunk. g: (CHUNK, P + 8) */
 template <int P>
-static __device__ float score_of_pair(const Chunks &w, const Spot &at, const uint8_t *flags,
-                                      const float *g, int t, int s)
+static __device__ __noinline__ float score_of_pair(const Chunks &w, const Spot &at,
+                                                   const uint8_t *flags, const float *g, int t,
+                                                   int s)
 {
     float sum = 0;
     if ((flags[t] | flags[s]) & NO_ROW) return 0.0f;
@@ -239,7 +241,8 @@ static __device__ float score_of_pair(const Chunks &w, const Spot &at, const uin
     const bf16 *k = w.k + row_at(w.c, at, at.first + s, w.c.nk);
     for (int i = 0; i < w.c.nk; i += 2) {
         uint32_t x = *(const uint32_t *)(q + i), z = *(const uint32_t *)(k + i);
-        float2 a = *(const float2 *)(g + t * P + i), b = *(const float2 *)(g + s * P + i);
+        float2 a = *(const float2 *)(g + t * (P + 8) + i);
+        float2 b = *(const float2 *)(g + s * (P + 8) + i);
         sum += low(x) * low(z) * power_of_2(a.x - b.x) + high(x) * high(z) * power_of_2(a.y - b.y);
     }
     return sum;
@@ -373,7 +376,7 @@ static __device__ inline void put_rows(const Scan &c, const Spot &at, Corner cor
 
 /* ---- one chunk after another: states ---- */
 
-enum { STATE_ROWS = 32, STATE_THREADS = 128 };
+enum { STATE_ROWS = 32, STATE_COLUMNS = 64, STATE_THREADS = 128 };
 
 /* forwards:  X before each chunk goes to `to`;  X = exp(G_end) X + sum of (r_s exp(G_end - G_s)) o_s^T
  * backwards: X at each chunk's end goes there;  X = exp(G_end) X + sum of (r_s exp(G_s)) o_s^T

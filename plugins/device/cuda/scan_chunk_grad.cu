@@ -20,7 +20,7 @@ template <int P> struct GradShared {
     bf16 state[P * (P + 8)]; /* M, then D */
     bf16 a[CHUNK * SCORES_PITCH],
         p[CHUNK * SCORES_PITCH]; /* scale a_ts, t >= s; scale p_ts, t > s */
-    float g[CHUNK * P];          /* G; then what ddecay sums up */
+    float g[CHUNK * (P + 8)];    /* G; then what ddecay sums up */
     uint8_t flags[CHUNK];
     float same[CHUNK], dots[P]; /* scale p_tt; rowsum(M_end * D) */
     union {
@@ -38,15 +38,15 @@ struct Gradients {
 
 /* scale sum over s < t of p_ts k_s exp(G_t - G_s), channel i; or, LATER, over t > s of p_ts q_t. */
 template <int P, bool LATER>
-static __device__ float steep_sum(const Chunks &w, const Spot &at, const GradShared<P> *s, int t,
-                                  int i)
+static __device__ __noinline__ float steep_sum(const Chunks &w, const Spot &at,
+                                               const GradShared<P> *s, int t, int i)
 {
-    float sum = 0, own = s->g[t * P + i];
+    float sum = 0, own = s->g[t * (P + 8) + i];
     const bf16 *x = LATER ? w.q : w.k;
     for (int u = LATER ? t + 1 : 0; u < (LATER ? CHUNK : t); u++) {
         float p = LATER ? s->p[u * SCORES_PITCH + t] : s->p[t * SCORES_PITCH + u];
         if (p == 0.0f) continue; /* so it is where there is no row */
-        float other = s->g[u * P + i];
+        float other = s->g[u * (P + 8) + i];
         sum += p * (float)x[row_at(w.c, at, at.first + u, w.c.nk) + i] *
                power_of_2(LATER ? other - own : own - other);
     }
@@ -55,11 +55,11 @@ static __device__ float steep_sum(const Chunks &w, const Spot &at, const GradSha
 
 /* ---- dq and dk ---- */
 
-/* A warp's part of dq (x: without the factor of its channels), or, of dk. Terms for ddecay are added
- * to e, those of dk with a minus. Where it is not steep, both tiles have the same factor's inverses. */
-template <int P, bool BY_CHANNEL, bool OF_K>
-static __device__ void finish_rows(const Chunks &w, const Spot &at, GradShared<P> *s, bool steep,
-                                   float (&x)[P / 16][4], float (&e)[P / 16][4], bf16 *out)
+/* A warp's part of dq (x: without the factor of its channels), or, OF_K, of dk. Terms for ddecay are
+ * added to e, those of dk with a minus. Unless STEEP, both tiles have the same factor's inverses. */
+template <int P, bool BY_CHANNEL, bool OF_K, bool STEEP>
+static __device__ inline void finish_rows(const Chunks &w, const Spot &at, GradShared<P> *s,
+                                          float (&x)[P / 16][4], float (&e)[P / 16][4], bf16 *out)
 {
     Corner corner = corner_of<P>();
     const bf16 *tile = OF_K ? s->k : s->q, *other = OF_K ? s->q : s->k;
@@ -69,12 +69,12 @@ static __device__ void finish_rows(const Chunks &w, const Spot &at, GradShared<P
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             int t = corner.row + lane_row(i), k = corner.column + lane_column(n, i);
-            float g = BY_CHANNEL ? s->g[t * P + k] : 0.0f, factor = 1.0f;
+            float g = BY_CHANNEL ? s->g[t * (P + 8) + k] : 0.0f, factor = 1.0f;
             if (BY_CHANNEL)
                 factor = power_of_2(OF_K ? s->channels.k_from[k] - g : g - s->channels.q_from[k]);
             float term = (float)tile[t * (P + 8) + k] * x[n][i];
             float result = factor * x[n][i];
-            if (!steep) {
+            if (!STEEP) {
                 result += factor * s->same[t] * (float)other[t * (P + 8) + k];
             } else if (k < w.c.nk && !(s->flags[t] & NO_ROW)) {
                 int64_t at_k = row_at(w.c, at, at.first + t, w.c.nk) + k;
@@ -115,13 +115,13 @@ static __device__ void put_channel_decays(const Chunks &w, const Spot &at, GradS
     int k = threadIdx.x % P, segment = threadIdx.x / P;
     const int ALL = CHUNK_THREADS / P, TOKENS = CHUNK / ALL;
     float sum = 0, later = s->dots[k];
-    for (int t = segment * TOKENS; t < (segment + 1) * TOKENS; t++) sum += s->g[t * P + k];
+    for (int t = segment * TOKENS; t < (segment + 1) * TOKENS; t++) sum += s->g[t * (P + 8) + k];
     s->channels.total[segment][k] = sum;
     __syncthreads();
     for (int i = ALL - 1; i > segment; i--) later += s->channels.total[i][k];
     for (int t = (segment + 1) * TOKENS - 1; t >= segment * TOKENS; t--) {
         int64_t token = at.first + t;
-        later += s->g[t * P + k];
+        later += s->g[t * (P + 8) + k];
         if (token >= w.c.seq || k >= w.c.nk) continue;
         ddecay[row_at(w.c, at, token, w.c.nk) + k] = s->flags[t] ? 0.0f : later;
     }
@@ -134,7 +134,7 @@ static __device__ void put_token_decays(const Chunks &w, const Spot &at, GradSha
 {
     int t = threadIdx.x / 4, lane = threadIdx.x % 4;
     float sum = 0;
-    for (int k = lane; k < P; k += 4) sum += s->g[t * P + k];
+    for (int k = lane; k < P; k += 4) sum += s->g[t * (P + 8) + k];
     sum += __shfl_xor_sync(~0u, sum, 1);
     sum += __shfl_xor_sync(~0u, sum, 2);
     if (lane == 0) s->tokens.one[t] = sum;
@@ -167,14 +167,14 @@ static __global__ void __launch_bounds__(CHUNK_THREADS, 1) gradients(Chunks w, G
     find_flags(w.c, at, s->flags);
     if (BY_CHANNEL) load_part<P>(w, at, mine);
     __syncthreads();
-    copy_rows<P, CHUNK_THREADS>(w.c, at, s->flags, w.v, (int)w.c.nv, s->v, PITCH);
-    copy_rows<P, CHUNK_THREADS>(w.c, at, s->flags, w.dy, (int)w.c.nv, s->dy, PITCH);
+    copy_rows<P, CHUNK_THREADS>(w.c, at, s->flags, w.v, (int)w.c.nv, 0, s->v, PITCH);
+    copy_rows<P, CHUNK_THREADS>(w.c, at, s->flags, w.dy, (int)w.c.nv, 0, s->dy, PITCH);
     if (BY_CHANNEL) {
         steep = sum_decays<P>(w.c, s->flags, mine, s->channels);
         put_factored<P>(mine, s->channels, s->q, s->k, s->g);
     } else {
-        copy_rows<P, CHUNK_THREADS>(w.c, at, s->flags, w.q, (int)w.c.nk, s->q, PITCH);
-        copy_rows<P, CHUNK_THREADS>(w.c, at, s->flags, w.k, (int)w.c.nk, s->k, PITCH);
+        copy_rows<P, CHUNK_THREADS>(w.c, at, s->flags, w.q, (int)w.c.nk, 0, s->q, PITCH);
+        copy_rows<P, CHUNK_THREADS>(w.c, at, s->flags, w.k, (int)w.c.nk, 0, s->k, PITCH);
         find_token_decays(w.c, at, s->flags, s->tokens);
     }
     copies_commit();
@@ -201,7 +201,10 @@ static __global__ void __launch_bounds__(CHUNK_THREADS, 1) gradients(Chunks w, G
     if (!steep)
         multiply_tiles<N, false, true>(x, s->p, SCORES_PITCH, corner.row, s->k, PITCH,
                                        corner.column, CHUNK);
-    finish_rows<P, BY_CHANNEL, false>(w, at, s, steep, x, e, to.dq);
+    if (BY_CHANNEL && steep)
+        finish_rows<P, BY_CHANNEL, false, BY_CHANNEL>(w, at, s, x, e, to.dq);
+    else
+        finish_rows<P, BY_CHANNEL, false, false>(w, at, s, x, e, to.dq);
     __syncthreads(); /* M was read */
 
     load_state<P>(w.c, end, BY_CHANNEL ? s->channels.end : NULL, begin + size,
@@ -216,7 +219,10 @@ static __global__ void __launch_bounds__(CHUNK_THREADS, 1) gradients(Chunks w, G
     if (!steep)
         multiply_tiles<N, true, true>(x, s->p, SCORES_PITCH, corner.row, s->q, PITCH, corner.column,
                                       CHUNK);
-    finish_rows<P, BY_CHANNEL, true>(w, at, s, steep, x, e, to.dk);
+    if (BY_CHANNEL && steep)
+        finish_rows<P, BY_CHANNEL, true, BY_CHANNEL>(w, at, s, x, e, to.dk);
+    else
+        finish_rows<P, BY_CHANNEL, true, false>(w, at, s, x, e, to.dk);
 
     if (to.dv) {
 #pragma unroll
@@ -236,8 +242,8 @@ static __global__ void __launch_bounds__(CHUNK_THREADS, 1) gradients(Chunks w, G
     for (int n = 0; n < N; n++)
 #pragma unroll
         for (int i = 0; i < 4; i += 2)
-            *(float2 *)(s->g + (corner.row + lane_row(i)) * P + corner.column + lane_column(n, i)) =
-                make_float2(e[n][i], e[n][i + 1]);
+            *(float2 *)(s->g + (corner.row + lane_row(i)) * (P + 8) + corner.column +
+                        lane_column(n, i)) = make_float2(e[n][i], e[n][i + 1]);
     __syncthreads();
     if (BY_CHANNEL)
         put_channel_decays<P>(w, at, s, to.ddecay);

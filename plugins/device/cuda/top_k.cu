@@ -107,7 +107,8 @@ CUDA_KERNEL(scatter_last, 1, cuda_floats, NULL, launch_scatter)
 static __global__ void count(int64_t slots, const int32_t *index, Results y)
 {
     int64_t n = 0;
-    for (int64_t i = threadIdx.x; i < slots; i += blockDim.x) n += index[i] == (int32_t)blockIdx.x;
+#pragma unroll 8
+    for (int64_t i = threadIdx.x; i < slots; i += 1024) n += index[i] == (int32_t)blockIdx.x;
     n = block_sum(n);
     if (threadIdx.x == 0) y.put(blockIdx.x, (float)n);
 }
@@ -115,8 +116,8 @@ static __global__ void count(int64_t slots, const int32_t *index, Results y)
 static lmoe_status launch_histogram(const lmoe_args *a)
 {
     int64_t n = ((const lmoe_histogram_attrs *)a->attrs)->n;
-    count<<<(unsigned)n, THREADS, 0, stream_of(a)>>>(lmoe_buf_count(&a->in[0]),
-                                                     input<int32_t>(a, 0), results(a, 0));
+    count<<<(unsigned)n, 1024, 0, stream_of(a)>>>(lmoe_buf_count(&a->in[0]), input<int32_t>(a, 0),
+                                                  results(a, 0));
     return cuda_launched(a);
 }
 
