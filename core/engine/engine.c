@@ -400,7 +400,6 @@ lmoe_status lmoe__engine_init_weights(lmoe__engine *e, uint64_t seed)
         if (status == LMOE_OK) status = init_buffer(e, w, seed, master, host);
     }
     free(host);
-    free(rounded);
     return status;
 }
 
