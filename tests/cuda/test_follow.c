@@ -6,7 +6,16 @@
 #include "core/generate/generate.h"
 #include "tests/run/model.h"
 
-enum { BATCH = 4, ROWS = 2, SEQ = 48, VOCAB = 61, STEPS = 20, PROMPT = 37, MOST_WEIGHTS = 512 };
+enum {
+    BATCH = 4,
+    ROWS = 2,
+    SEQ = 48,
+    VOCAB = 61,
+    STEPS = 20,
+    LONG = 200,
+    PROMPT = 37,
+    MOST_WEIGHTS = 512
+};
 
 /* Sizes, layers and feed-forward of each model, and its learning rate: one at which f32 on the CPU
  * follows f64 to 1e-6. At ten times as much, a norm behind linear attention amplifies any rounding
@@ -42,12 +51,14 @@ static const struct {
 };
 enum { MODELS = sizeof models / sizeof *models };
 
-static void read_setup(lmoe_ctx *ctx, lmoe__setup *s, int model, const char *device)
+static void read_setup(lmoe_ctx *ctx, lmoe__setup *s, int model, const char *device,
+                       const char *dtype)
 {
-    model_setup(ctx, s,
-                "[model]\nvocab_size = %d\n%s"
-                "[train]\nbatch = %d\nseq = %d\naccumulate = %d\n[device]\nclass = %s\n",
-                VOCAB, models[model].text, BATCH, SEQ, BATCH / ROWS, device);
+    model_setup(
+        ctx, s,
+        "[model]\nvocab_size = %d\n%s"
+        "[train]\nbatch = %d\nseq = %d\naccumulate = %d\ndtype = %s\n[device]\nclass = %s\n",
+        VOCAB, models[model].text, BATCH, SEQ, BATCH / ROWS, dtype, device);
 }
 
 /* ---- data: documents in which a token mostly follows from the one before ---- */
@@ -92,7 +103,7 @@ static void set_rows(lmoe_ctx *ctx, lmoe__engine *e, lmoe__program *p, const row
 /* ---- a run ---- */
 
 typedef struct run {
-    double loss[STEPS], eval;
+    double loss[LONG], eval;
     int weights;
     char name[MOST_WEIGHTS][128];
     double *gradient[MOST_WEIGHTS]; /* of the first step */
@@ -150,7 +161,7 @@ static void read_gradients(lmoe__engine *e, run *out)
     }
 }
 
-static void train(int model, const char *device, run *out)
+static void train(int model, const char *device, const char *dtype, int steps, run *out)
 {
     lmoe_ctx ctx;
     lmoe__setup s;
@@ -159,10 +170,10 @@ static void train(int model, const char *device, run *out)
     rows held_out;
     void *dev;
     memset(out, 0, sizeof *out);
-    read_setup(&ctx, &s, model, device);
+    read_setup(&ctx, &s, model, device, dtype);
     model_engine(&ctx, &s, &e, &dev);
     make_programs(&ctx, &s, &e, &p);
-    for (int i = 0; i < STEPS; i++) {
+    for (int i = 0; i < steps; i++) {
         out->loss[i] = step(&ctx, &e, &p, i);
         if (i == 0) read_gradients(&e, out);
         must(&ctx, lmoe__program_set_scalar(&e, p.update, "in:lr", models[model].lr));
@@ -198,9 +209,9 @@ START_TEST(follows)
 {
     static run cpu, cuda, again;
     double worst = 0, gradient = 0;
-    train(_i, "device/cpu", &cpu);
-    train(_i, "device/cuda", &cuda);
-    train(_i, "device/cuda", &again);
+    train(_i, "device/cpu", "f32", STEPS, &cpu);
+    train(_i, "device/cuda", "f32", STEPS, &cuda);
+    train(_i, "device/cuda", "f32", STEPS, &again);
     ck_assert(cuda.captured && !cpu.captured);
     ck_assert_msg(cpu.loss[STEPS - 1] < cpu.loss[0] - 0.1, "nothing was learnt");
     int worst_weight = 0;
@@ -232,6 +243,39 @@ START_TEST(follows)
 }
 END_TEST
 
+static double last_quarter(const run *r)
+{
+    double sum = 0;
+    for (int i = LONG - LONG / 4; i < LONG; i++) sum += r->loss[i];
+    return sum / (LONG / 4);
+}
+
+/* In bf16, and in f32 over a longer run: single steps differ by the order of sums alone, their mean
+ * does not. */
+START_TEST(follows_for_long)
+{
+    static run cpu, wide, narrow, again;
+    train(_i, "device/cpu", "f32", LONG, &cpu);
+    train(_i, "device/cuda", "f32", LONG, &wide);
+    train(_i, "device/cuda", "bf16", LONG, &narrow);
+    train(_i, "device/cuda", "bf16", LONG, &again);
+    double a = last_quarter(&cpu), b = last_quarter(&wide) / a - 1,
+           c = last_quarter(&narrow) / a - 1;
+    printf("model %d: mean loss of steps %d to %d %.4f; in f32 off by %.2g, in bf16 by %.2g; first "
+           "loss in bf16 off by %.2g\n",
+           _i, LONG - LONG / 4 + 1, LONG, a, b, c, narrow.loss[0] / cpu.loss[0] - 1);
+    ck_assert_msg(fabs(b) < 0.01, "in f32 the mean loss is off by %g", b);
+    ck_assert_msg(fabs(c) < 0.01, "in bf16 the mean loss is off by %g", c);
+    for (int i = 0; i < LONG; i++)
+        ck_assert_msg(narrow.loss[i] == again.loss[i], "step %d in bf16: loss %.9g, then %.9g",
+                      i + 1, narrow.loss[i], again.loss[i]);
+    free_run(&cpu);
+    free_run(&wide);
+    free_run(&narrow);
+    free_run(&again);
+}
+END_TEST
+
 /* Logits after a prompt, fed in pieces: chunks, part-filled ones, and single tokens. */
 static void decode(int model, const char *device, double *logits)
 {
@@ -243,7 +287,7 @@ static void decode(int model, const char *device, double *logits)
     int32_t tokens[PROMPT];
     void *dev;
     random_tokens(tokens, PROMPT, VOCAB, 3);
-    read_setup(&ctx, &s, model, device);
+    read_setup(&ctx, &s, model, device, "f32");
     model_engine(&ctx, &s, &e, &dev);
     must(&ctx, lmoe__generator_init(&g, &e, 8, 64));
     must(&ctx, lmoe__engine_init_weights(&e, 5));
@@ -294,6 +338,7 @@ int main(void)
     Suite *s = suite_create("device/cuda follows device/cpu");
     TCase *t = tcase_create("models");
     tcase_add_loop_test(t, follows, 0, MODELS);
+    tcase_add_loop_test(t, follows_for_long, 0, 3); /* at the last one's rate little is learnt */
     tcase_add_loop_test(t, decodes, 0, MODELS);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);

@@ -160,6 +160,7 @@ static inline int can_attend_tensor(const lmoe_args *a, int cached, int results)
         if (lmoe_buf_present(&a->in[i])) return 0;
     for (int i = results; i < a->n_out; i++)
         if (lmoe_buf_present(&a->out[i])) return 0;
+    if (((const lmoe_attention_attrs *)a->attrs)->past) return 0; /* ring attention */
     return cuda_floats(a) && a->in[0].dim[1] >= 16;
 }
 
