@@ -17,6 +17,7 @@ int lmoe__cli_generate(lmoe_ctx *ctx, int argc, char **argv);
 int lmoe__cli_plan(lmoe_ctx *ctx, int argc, char **argv);
 int lmoe__cli_config(lmoe_ctx *ctx, int argc, char **argv);
 int lmoe__cli_layer(lmoe_ctx *ctx, int argc, char **argv);
+int lmoe__cli_convert(lmoe_ctx *ctx, int argc, char **argv);
 int lmoe__cli_data(lmoe_ctx *ctx, int argc, char **argv);
 int lmoe__cli_plugin(lmoe_ctx *ctx, int argc, char **argv);
 int lmoe__cli_bench(lmoe_ctx *ctx, int argc, char **argv);

@@ -18,6 +18,7 @@ static const lmoe__command commands[] = {
     {"plan", lmoe__cli_plan, "parameters, FLOPs and memory of a run, without running it"},
     {"config", lmoe__cli_config, "check or show a configuration"},
     {"layer", lmoe__cli_layer, "run one layer on given inputs and weights, to compare it"},
+    {"convert", lmoe__cli_convert, "turn a dense model into a mixture of experts"},
     {"data", data, "prepare, look at and verify token files"},
     {"plugin", lmoe__cli_plugin, "list plugins and their options"},
     {"bench", lmoe__cli_bench, "test kernels against their references and time them"},
