@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
- * core/op/scan_delta/scan_delta.c: linear recurrence whose transition is diagonal plus rank one (the
- * delta rule and its relatives), its derivative, and what sequence parallelism needs of both.
+ * core/op/scan_delta/scan_delta.c: linear recurrence whose transition is diagonal plus rank one
+ * (the delta rule and relatives), its derivative, and what sequence parallelism needs of both.
  *
- *   M_s = diag(exp(decay_s)) M_{s-1} + k_s v_s^T - b_s (a_s^T M_{s-1})        y_s = scale M_s^T q_s
+ *   M_s = diag(exp(decay_s)) M_{s-1} + k_s v_s^T - b_s (a_s^T M_{s-1})     y_s = scale M_s^T q_s
  *
- * without b, b = k:  M_s = diag(exp(decay_s)) M_{s-1} + k_s (v_s - M_{s-1}^T a_s)^T. A token may make
- * n such steps, one after the other: the decay acts in the first, y is read after the last.
- *   G_{s-1} = diag(exp(decay_s)) G_s - a_s (b_s^T G_s) + scale q_{s-1} dy_{s-1}^T    G = dloss / dM
+ * without b, b = k:  M_s = diag(exp(decay_s)) M_{s-1} + k_s (v_s - M_{s-1}^T a_s)^T. A token may
+ * make n such steps, one after the other: the decay acts in the first, y is read after the last.
+ *   G_{s-1} = diag(exp(decay_s)) G_s - a_s (b_s^T G_s) + scale q_{s-1} dy_{s-1}^T  G = dloss / dM
  *   dq_s = scale M_s dy_s   dk_s = G_s v_s   dv_s = G_s^T k_s
  *   da_s = -M_{s-1} (G_s^T b_s)   db_s = -G_s (M_{s-1}^T a_s)     (without b, db goes to dk)
  *   ddecay_s = exp(decay_s) rowsum(G_s * M_{s-1}), summed to decay's shape
@@ -15,16 +15,18 @@
  *   scan_delta/1              q (b s h k), k (b s n h k), v (b s n h v), a (b s n h k),
  *                             b (b s n h k) (o), decay (o), reset (b s) (o), skip (b s) (o),
  *                             carry (b h k v) (o) -> y (b s h v), carry
- *   scan_delta_grad/1         q, k, v, a, b, decay, reset, skip, dy, carry: the forward op's, dcarry:
- *                             d(carry out) -> dq, dk, dv, da, db, ddecay, dcarry: d(carry in)
+ *   scan_delta_grad/1         q, k, v, a, b, decay, reset, skip, dy, carry: the forward op's,
+ *                             dcarry: d(carry out)
+ *                             -> dq, dk, dv, da, db, ddecay, dcarry: d(carry in)
  *   scan_delta_summary/1      k, v, a, b, decay, reset, skip -> p (b h k i), m (b h k v)
  *   scan_delta_grad_summary/1 q, k, a, b, decay, reset, skip, dy -> p (b h k i), m (b h k v)
  *   scan_delta_combine/1      p (r b h k i), m (r b h k v) -> carry (b h k v), both directions
- * k, v, a, b lack the axis n when n is 1. decay (logs <= 0, f32 or f64): absent, none | (h) | (b s h)
- * | (b s h k).
+ * k, v, a, b lack the axis n when n is 1. decay (logs <= 0, f32 or f64): absent, none | (h) |
+ * (b s h) | (b s h k).
  *
- * reset at s: M is zeroed before token s, also if s is skipped. skip at s: M stays as it is, y_s and
- * the gradients of token s are 0. A log of -infinity forgets all. A segment turns M into p M + m.
+ * reset at s: M is zeroed before token s, also if s is skipped. skip at s: M stays as it is, y_s
+ * and the gradients of token s are 0. A log of -infinity forgets all. A segment turns M into
+ * p M + m.
  */
 #include "core/op/carry.h"
 

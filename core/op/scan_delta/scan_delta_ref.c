@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * core/op/scan_delta/scan_delta_ref.c: reference kernels of scan_delta: step by step, in double. The
- * equations stand in scan_delta.c.
+ * core/op/scan_delta/scan_delta_ref.c: reference kernels of scan_delta: step by step, in double.
+ * The equations stand in scan_delta.c.
  */
 #include "core/op/carry.h"
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * plugins/device/cpu/delta.c: scan_delta/1 by chunks (delta.h). A thread takes a head of a sequence.
+ * plugins/device/cpu/delta.c: scan_delta/1 by chunks (delta.h). A thread takes a head.
  *
  *   M_s = diag(exp(decay_s)) M_{s-1} + k_s v_s^T - b_s (a_s^T M_{s-1}) ;   y_s = scale M_s^T q_s
  */

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
  * plugins/device/cpu/delta.h: scan_delta by chunks of DELTA_STEPS steps; what its kernels share.
  *
- * In a chunk, row r reads the state: first the rows a_i, each before step i, then the rows q_t, each
- * after the last step of token t. Stream w writes keys w_j times values x_j: one stream (k, u) with
+ * In a chunk, row r reads the state: first the rows a_i, each before step i, then the rows q_t,
+ * each after the last step of token t. Stream w writes keys w_j times values x_j: one stream (k, u) with
  * u = v - M^T a, or where b is given two, (k, v) and (b, -M^T a). With M the state at the chunk's
  * start, and f(r), f(r, j), f(j) what the decays leave of it at r, of step j at r, and of step j at
  * the chunk's end:
  *
  *   p_rj = f(r, j) r . w_j for the steps j that r sees         (vector decays: within the product)
  *   y_r  = (f(r) r) M
- *   the last stream's x solves  x_i = [v_i if one stream] - y_{a_i} - sum over streams p_{a_i j} x_j
+ *   the last stream's x solves  x_i = (one stream: v_i) - y_{a_i} - sum over streams p_{a_i j} x_j
  *   y_{q_t} += sum over streams p_{q_t j} x_j
  *   M    = f M + sum over streams (f(j) w_j)^T x_j
  *
@@ -454,7 +454,7 @@ static inline void delta_fade_state(const delta *d, int64_t lanes, float *m)
     }
 }
 
-/* Values and, if `reads` is all of them, results of an open chunk; m becomes the state at its end. */
+/* Values and, if `reads` is all of them, results of an open chunk; m becomes that at its end. */
 static inline void delta_pass(const delta *d, int64_t reads, float *m)
 {
     const delta_room *r = &d->room;
@@ -468,9 +468,8 @@ static inline void delta_pass(const delta *d, int64_t reads, float *m)
 
 /* ---- backwards ---- */
 
-/* grad: (read lanes), rows q given: d y; on return also rows a. dx: per stream (step lanes), what
- * the state's gradient gives to the values; on return dx[0] is the gradient of v (absent: not
- * wanted, with streams 1 the same as less rows a). */
+/* grad: (read lanes), rows q given: dy; on return rows a too. dx, for each stream (step lanes): what
+ * the state's gradient gives to the values; on return dx[0] is the gradient of v. */
 static inline void delta_solve_back(const delta *d, float *grad, float *const dx[2])
 {
     const delta_room *r = &d->room;
@@ -502,8 +501,8 @@ static inline void delta_solve_back(const delta *d, float *grad, float *const dx
     }
 }
 
-/* The state's gradient g (k lanes) at the chunk's end becomes that at its start; first, if dx is
- * given its room, the gradients of what reads and of the values. grad as in delta_solve_back. */
+/* Gradients of the values and of what reads, from the state's gradient g (k lanes) at the chunk's
+ * end and rows q of grad. */
 static inline void delta_pass_back(const delta *d, float *grad, float *const dx[2], float *g)
 {
     for (int w = 0; w < d->streams; w++)
@@ -511,6 +510,7 @@ static inline void delta_pass_back(const delta *d, float *grad, float *const dx[
     delta_solve_back(d, grad, dx);
 }
 
+/* g becomes the gradient at the chunk's start. */
 static inline void delta_retreat(const delta *d, const float *grad, float *g)
 {
     delta_fade_state(d, d->lanes, g);

@@ -2,8 +2,8 @@
  * plugins/device/cpu/delta_summary.c: what sequence parallelism needs of scan_delta (delta.h).
  *
  *   scan_delta_summary       M <- p M + m over the segment: m is the state that starts from zero, p
- *                            one that starts as the identity and is given no values. Both go through
- *                            the chunks side by side, as lanes of one state.
+ *                            one that starts as the identity and is given no values. Both go
+ *                            through the chunks side by side, as lanes of one state.
  *   scan_delta_grad_summary  the same from the segment's end, of the state's gradient
  *   scan_delta_combine       M <- p M + m over the segments before (or after) a rank
  */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * plugins/lsm/deltanet/deltanet.c: DeltaNet (Schlag et al. 2021, Yang et al. 2024, arXiv 2406.06484).
+ * plugins/lsm/deltanet/deltanet.c: DeltaNet (Schlag et al. 2021, Yang et al. 2024, arXiv
+ * 2406.06484).
  *
  *   S_t = (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T        o_t = scale S_t^T q_t
  *   beta = sigmoid(W_b x) for each head; q, k of length 1

@@ -2,7 +2,7 @@
  * plugins/lsm/kda/kda.c: Kimi Delta Attention (Kimi Team 2025, arXiv 2510.26692).
  *
  *   S_t  = (I - beta_t k_t k_t^T) diag(e^{g_t}) S_{t-1} + beta_t k_t v_t^T    o_t = scale S_t^T q_t
- *   g    = -exp(A_log_h) softplus(F_1 F_0 x + dt_bias)            a decay for each channel of the key
+ *   g    = -exp(A_log_h) softplus(F_1 F_0 x + dt_bias)         a decay for each key channel
  *          lower_bound < 0: g = lower_bound sigmoid(exp(A_log_h) (F_1 F_0 x + dt_bias))
  *   beta = sigmoid(W_b x) ;  q, k = l2norm(silu(conv(W x))) ,  v = silu(conv(W_v x))
  *   y    = (rmsnorm(o) * sigmoid(G_1 G_0 x + b)) W_o                      the norm is over head_v

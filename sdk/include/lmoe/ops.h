@@ -382,8 +382,8 @@ static inline lmoe_tensor lmoe_scan_diag_at(lmoe_trace *t, const char *file, int
 
 /* ---- scan_delta/1: linear recurrence that erases before it writes: the delta rule and relatives
  *   M_s = diag(exp(decay_s)) M_{s-1} + k_s v_s^T - b_s (a_s^T M_{s-1})      y_s = scale * M_s^T q_s
- * b absent: b = k, so M_s = diag(exp(decay_s)) M_{s-1} + k_s (v_s - M_{s-1}^T a_s)^T. What is erased
- * is read before the decay; to read after it, multiply a by exp(decay).
+ * b absent: b = k, so M_s = diag(exp(decay_s)) M_{s-1} + k_s (v_s - M_{s-1}^T a_s)^T. What is
+ * erased is read before the decay; to read after it, multiply a by exp(decay).
  * q: (batch seq heads head_k), k, a, b: (batch seq heads head_k), v: (batch seq heads head_v)
  *   -> y (batch seq heads head_v)
  * A token may make several such steps: k, a, b (batch seq step heads head_k), v (batch seq step
