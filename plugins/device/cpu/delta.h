@@ -2,10 +2,10 @@
  * plugins/device/cpu/delta.h: scan_delta by chunks of DELTA_STEPS steps; what its kernels share.
  *
  * In a chunk, row r reads the state: first the rows a_i, each before step i, then the rows q_t,
- * each after the last step of token t. Stream w writes keys w_j times values x_j: one stream (k, u) with
- * u = v - M^T a, or where b is given two, (k, v) and (b, -M^T a). With M the state at the chunk's
- * start, and f(r), f(r, j), f(j) what the decays leave of it at r, of step j at r, and of step j at
- * the chunk's end:
+ * each after the last step of token t. Stream w writes keys w_j times values x_j: one stream (k, u)
+ * with u = v - M^T a, or where b is given two, (k, v) and (b, -M^T a). With M the state at the
+ * chunk's start, and f(r), f(r, j), f(j) what the decays leave of it at r, of step j at r, and of
+ * step j at the chunk's end:
  *
  *   p_rj = f(r, j) r . w_j for the steps j that r sees         (vector decays: within the product)
  *   y_r  = (f(r) r) M
@@ -468,8 +468,8 @@ static inline void delta_pass(const delta *d, int64_t reads, float *m)
 
 /* ---- backwards ---- */
 
-/* grad: (read lanes), rows q given: dy; on return rows a too. dx, for each stream (step lanes): what
- * the state's gradient gives to the values; on return dx[0] is the gradient of v. */
+/* grad: (read lanes), rows q given: dy; on return rows a too. dx, for each stream (step lanes):
+ * what the state's gradient gives to the values; on return dx[0] is the gradient of v. */
 static inline void delta_solve_back(const delta *d, float *grad, float *const dx[2])
 {
     const delta_room *r = &d->room;

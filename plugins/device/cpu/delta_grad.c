@@ -8,8 +8,8 @@
  *     dp   = e x^T ,   d(f(r) r) = e M^T ,   d(f(j) w_j) = x G^T ,   G = f G + (f(r) r)^T e
  *
  * A decay's gradient is a sum, over all that passes through it, of gradient times value: rows r
- * after it that read M, steps j before it that reach the chunk's end, pairs of both, and f M itself. No
- * differences are taken.
+ * after it that read M, steps j before it that reach the chunk's end, pairs of both, and f M itself.
+ * No differences are taken.
  */
 #include "delta.h"
 
@@ -186,8 +186,9 @@ static void pairs_back_shared(walk *w)
 
 /* ---- a factor for each channel ---- */
 
-/* What a register's channels need on the way. row_a[i], row_q[i]: rows a before and q after
- * step i, before[i]: keys before it, each times its gradient; sum[i]: what pairs give to decay i; left[i][j]: what is left of key j behind step i's decay. */
+/* What a register's channels need on the way. row_a[i], row_q[i]: rows a before and q after step i,
+ * before[i]: keys before it, each times its gradient; sum[i]: what pairs give to decay i;
+ * left[i][j]: what is left of key j behind step i's decay. */
 typedef struct channels {
     cpu_vec row_a[DELTA_STEPS], row_q[DELTA_STEPS], before[DELTA_STEPS], sum[DELTA_STEPS];
     cpu_vec left[DELTA_STEPS][DELTA_STEPS];
