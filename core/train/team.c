@@ -89,7 +89,8 @@ static void give_up(lmoe_ctx *ctx, const lmoe__rank_thread *t, int n)
     char who[256] = "";
     for (int i = 0; i < n; i++) {
         size_t used = strlen(who);
-        if (!t[i].ended) snprintf(who + used, sizeof who - used, "%s%d", used ? ", " : "", i);
+        if (!t[i].ended)
+            snprintf(who + used, sizeof who - used, "%s%d", used ? ", " : "", t[i].rank.rank);
     }
     const lmoe__rank *bad = first_failure(t, n);
     if (bad && t->group) lmoe__log(ctx, LMOE_LOG_ERROR, "%s", bad->ctx.message);
@@ -109,14 +110,25 @@ static struct timespec after(double seconds)
     return t;
 }
 
-/* Ends a rank that is stuck on its device in an exchange. */
+/* Ends a rank that waits too long for the others to join, or is stuck on its device in an exchange.
+ */
 static void look_after(lmoe__rank_thread *t)
 {
-    const lmoe_comm *c = t->rank.setup->comm;
+    const lmoe__setup *s = t->rank.setup;
+    double waited = t->began > 0 ? lmoe__now() - t->began : 0;
     char text[1024];
-    if (!t->watched || c->watch(t->watched, text, sizeof text) == LMOE_OK) return;
-    lmoe__log(&t->rank.ctx, LMOE_LOG_ERROR, "%s: %s", c->base.name, text);
-    c->abort(t->watched);
+    if (s->comm_timeout > 0 && waited > s->comm_timeout) {
+        lmoe__log(
+            &t->rank.ctx, LMOE_LOG_ERROR,
+            "%s: rank %d has waited for %.0f seconds for the other ranks to join, which is the "
+            "time-out",
+            s->comm->base.name, t->rank.rank, waited);
+    } else if (t->watched && s->comm->watch(t->watched, text, sizeof text) != LMOE_OK) {
+        lmoe__log(&t->rank.ctx, LMOE_LOG_ERROR, "%s: %s", s->comm->base.name, text);
+        s->comm->abort(t->watched);
+    } else {
+        return;
+    }
     t->team->failed = true;
 }
 
@@ -179,6 +191,7 @@ static void prepare(lmoe__rank_thread *t, const lmoe_ctx *ctx, const lmoe__setup
 
 static void begin(lmoe__rank_thread *t)
 {
+    t->began = lmoe__now();
     int error = pthread_create(&t->thread, NULL, thread_main, t);
     t->started = error == 0;
     if (error) never_started(t, error);

@@ -110,6 +110,7 @@ static void watch_over(lmoe__rank_thread *t, void *world)
 {
     pthread_mutex_lock(&t->team->mutex);
     t->watched = world;
+    t->began = 0;
     pthread_mutex_unlock(&t->team->mutex);
 }
 

@@ -22,6 +22,7 @@ typedef struct lmoe__rank_thread {
     const lmoe__place *place;
     void *group;   /* NULL: the rank is a process */
     void *watched; /* the communicator, as long as the team may look after it */
+    double began;  /* when the rank was started; 0: it has joined the others */
     pthread_t thread;
     bool started, ended;
 } lmoe__rank_thread;

@@ -99,23 +99,3 @@ expect 1 "$lmoe" train run.ini --set run.dir=nan --set parallel.mesh=dp:2 --set 
     --set train.weight_decay=10 --set train.clip=0 --set train.steps=30
 says "^lmoe: step [0-9]+: loss .*, gradient norm .*: [a-z_]+\.c:[0-9]+"
 [ "$(wc -l <err)" -eq 1 ] || fail "more than one sentence"
-if [ -e "$helpers/libfail_thread.so" ]; then
-    for number in 0 1 3; do
-        expect 1 env LD_PRELOAD="$helpers/libfail_thread.so" FAIL_THREAD=$((number + 1)) \
-            "$lmoe" train run.ini --set run.dir=few --set "parallel.mesh=dp:2 sp:2"
-        says "^lmoe: the system gives no thread to rank $number of 4 .*take a smaller \[parallel\] mesh"
-    done
-
-    # a rank that stands still: the others say where they were, the process ends, and the same
-    # command goes on
-    set -- --set run.dir=still --set parallel.mesh=sp:2 --set run.save_every=1
-    start=$(date +%s)
-    expect 1 env LD_PRELOAD="$helpers/libhang_rank.so" HANG_AT=6 "$lmoe" train run.ini "$@" \
-        --set comm.timeout=1
-    [ $(($(date +%s) - start)) -le 6 ] || fail "it took too long"
-    says "^lmoe: error: .*has waited for 1 seconds in all_reduce number [0-9]+ \(max of 1 f32\)" \
-        "^lmoe: error: .*still at work 3 seconds after that: rank [01], so"
-    expect 0 "$lmoe" train run.ini "$@"
-    expect 0 "$lmoe" train run.ini "$@" --set run.dir=moving
-    same_state moving still
-fi
