@@ -23,11 +23,12 @@
 #include <stdlib.h>
 
 /* NCCL is opened with the first communicator and not linked: listing plugins needs none. */
+/* clang-format off */
 #define NCCL_FUNCTIONS(X)                                                                         \
-    X(GetUniqueId)                                                                                \
-    X(CommInitRank) X(CommSplit) X(CommDestroy) X(CommAbort) X(CommGetAsyncError)                 \
-        X(GetErrorString) X(AllReduce) X(ReduceScatter) X(AllGather) X(Broadcast) X(Send) X(Recv) \
-            X(GroupStart) X(GroupEnd) X(CommCount) X(CommUserRank)
+    X(GetUniqueId) X(CommInitRank) X(CommSplit) X(CommDestroy) X(CommAbort) X(CommGetAsyncError)  \
+    X(CommCount) X(CommUserRank) X(GetErrorString) X(AllReduce) X(ReduceScatter) X(AllGather)     \
+    X(Broadcast) X(Send) X(Recv) X(GroupStart) X(GroupEnd)
+/* clang-format on */
 
 typedef struct library {
     void *handle;
