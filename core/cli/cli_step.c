@@ -91,6 +91,18 @@ static int by_value(const void *a, const void *b)
     return x < y ? -1 : x > y ? 1 : 0;
 }
 
+/* What was planned, and what the device says of all its users. */
+static void print_memory(const lmoe__engine *e)
+{
+    lmoe_device_info info = {0};
+    char a[32], b[32];
+    double planned = 0;
+    for (int i = 0; i < LMOE__MEM_KINDS; i++) planned += (double)e->store.bytes[i];
+    if (!e->device->info || e->device->info(e->dev, &info) != LMOE_OK) return;
+    printf("memory: %s planned, %s in use on %s\n", lmoe__bytes_text(a, sizeof a, planned),
+           lmoe__bytes_text(b, sizeof b, (double)info.memory_used), info.name);
+}
+
 static lmoe_status time_steps(lmoe__engine *e, const lmoe__setup *s, lmoe__program *train,
                               lmoe__program *update, int64_t steps)
 {
@@ -114,6 +126,7 @@ static lmoe_status time_steps(lmoe__engine *e, const lmoe__setup *s, lmoe__progr
                "arithmetic\n",
                1e3 * median, (long long)steps, 1e3 * seconds[0], tokens / median,
                model / median * 1e-9);
+        print_memory(e);
         for (int i = 0; i < e->n_programs; i++) e->programs[i]->plan->profile = true;
         for (int i = 0; status == LMOE_OK && i < 3; i++) {
             status = lmoe__program_run(e, train);
