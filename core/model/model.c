@@ -281,6 +281,11 @@ static double initial(const lmoe__model *m, const lmoe__weight *w, uint64_t seed
     }
     case LMOE_INIT_POWER:
         return w->a + w->b * pow((double)i / (double)lmoe_desc_count(&w->desc), w->c);
+    case LMOE_INIT_RAMP:
+    case LMOE_INIT_LOG_RAMP: {
+        double x = w->a + w->b * (double)(i % w->desc.dim[w->desc.rank - 1]);
+        return w->init == LMOE_INIT_RAMP ? x : log(x);
+    }
     case LMOE_INIT_EYE: {
         int64_t columns = w->desc.dim[w->desc.rank - 1],
                 rows = w->desc.rank > 1 ? w->desc.dim[w->desc.rank - 2] : 1;

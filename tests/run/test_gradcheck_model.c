@@ -41,6 +41,13 @@ static const char *const layers[] = {
     "class = lsm/kda\nheads = 2\nv_heads = 4\nhead_dim = 4\nlower_bound = -5",
     "class = lsm/rwkv7\nhead_dim = 8\ndecay_low_rank = 3\ngate_low_rank = 4\na_low_rank = 3\n"
     "v_low_rank = 2",
+    "class = lsm/hgrn",
+    "class = lsm/hgrn\nexpand = 1.5\nshort_conv = yes",
+    "class = lsm/mamba\nstate = 4\ndt_rank = 3",
+    "class = lsm/mamba\nstate = 1\nexpand = 1\nbias = yes\nconv_bias = no",
+    "class = lsm/s4d\nstate = 6",
+    "class = lsm/gateloop",
+    "class = lsm/gateloop\nheads = 4\nsub_norm = yes",
     "class = lsm/attention\nheads = 2",
     "class = lsm/attention\nheads = 4\nkv_heads = 2\nwindow = 4\nqk_norm = yes",
 };

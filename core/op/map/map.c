@@ -6,7 +6,7 @@
 lmoe_status lmoe__map_reference(const lmoe_args *args);
 lmoe_status lmoe__map_grad_reference(const lmoe_args *args);
 
-enum { MAP_FUNCTIONS = LMOE_MAP_LOG1MEXP + 1 };
+enum { MAP_FUNCTIONS = LMOE_MAP_GELU_ERF + 1 };
 
 static lmoe_status shape(lmoe_trace *t, const void *attrs, const lmoe_desc *in, int n_in,
                          lmoe_desc *out)
@@ -75,7 +75,8 @@ static int sample_grad(int index, lmoe_case *c)
 
 static const lmoe_option options[] = {
     {"fn", LMOE_OPTION_ENUM, offsetof(lmoe_map_attrs, fn), NULL, 0, 0,
-     "silu sigmoid logsigmoid exp log relu elu1 softplus tanh square gelu sqrt onemexp log1mexp",
+     "silu sigmoid logsigmoid exp log relu elu1 softplus tanh square gelu sqrt onemexp log1mexp "
+     "sin cos gelu_erf",
      NULL, "The function."},
     LMOE_OPTION_END};
 

@@ -11,6 +11,7 @@ lmoe_status lmoe__map_reference(const lmoe_args *args);
 lmoe_status lmoe__map_grad_reference(const lmoe_args *args);
 
 static const double gelu_scale = 0.79788456080286535588, gelu_cube = 0.044715; /* sqrt(2/pi) */
+static const double half_root = 0.70710678118654752440, bell = 0.39894228040143267794;
 
 static double function(int fn, double x)
 {
@@ -29,6 +30,9 @@ static double function(int fn, double x)
     case LMOE_MAP_SQRT: return sqrt(x);
     case LMOE_MAP_ONEMEXP: return -expm1(x);
     case LMOE_MAP_LOG1MEXP: return x > -0.7 ? log(-expm1(x)) : log1p(-exp(x));
+    case LMOE_MAP_SIN: return sin(x);
+    case LMOE_MAP_COS: return cos(x);
+    case LMOE_MAP_GELU_ERF: return 0.5 * x * erfc(-half_root * x);
     }
     return 0;
 }
@@ -54,6 +58,9 @@ static double derivative(int fn, double x)
     case LMOE_MAP_SQRT: return 0.5 / sqrt(x);
     case LMOE_MAP_ONEMEXP: return -exp(x);
     case LMOE_MAP_LOG1MEXP: return -1 / expm1(-x);
+    case LMOE_MAP_SIN: return cos(x);
+    case LMOE_MAP_COS: return -sin(x);
+    case LMOE_MAP_GELU_ERF: return 0.5 * erfc(-half_root * x) + x * bell * exp(-0.5 * x * x);
     }
     return 0;
 }

@@ -44,6 +44,11 @@ static inline float gelu_slope(float x)
     return s + x * (s * t) * (1.59576912f * (1.0f + 0.134145f * x * x));
 }
 
+static inline float normal(float x)
+{
+    return 0.5f * erfcf(-0.70710678f * x);
+}
+
 FUNCTION(silu, cpu_siluf(x), cpu_silu_slopef(x))
 FUNCTION(sigmoid, cpu_sigmoidf(x), cpu_sigmoidf(x) * cpu_sigmoidf(-x))
 FUNCTION(logsigmoid, -cpu_softplusf(-x), cpu_sigmoidf(-x))
@@ -58,6 +63,9 @@ FUNCTION(gelu, x *cpu_sigmoidf(gelu_argument(x)), gelu_slope(x))
 FUNCTION(root, sqrtf(x), 0.5f / sqrtf(x))
 FUNCTION(onemexp, -cpu_expm1f(x), -cpu_expf(x))
 FUNCTION(log1mexp, cpu_log1mexpf(x), -1.0f / cpu_expm1f(-x))
+FUNCTION(sine, sinf(x), cosf(x)) /* of small tables: the library's own are good enough */
+FUNCTION(cosine, cosf(x), -sinf(x))
+FUNCTION(gelu_erf, x *normal(x), normal(x) + x * (0.39894228f * cpu_expf(-0.5f * x * x)))
 
 static const struct {
     map_fn value, slope;
@@ -76,6 +84,9 @@ static const struct {
     [LMOE_MAP_SQRT] = {root, root_grad},
     [LMOE_MAP_ONEMEXP] = {onemexp, onemexp_grad},
     [LMOE_MAP_LOG1MEXP] = {log1mexp, log1mexp_grad},
+    [LMOE_MAP_SIN] = {sine, sine_grad},
+    [LMOE_MAP_COS] = {cosine, cosine_grad},
+    [LMOE_MAP_GELU_ERF] = {gelu_erf, gelu_erf_grad},
 };
 
 typedef struct work {

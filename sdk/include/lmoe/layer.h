@@ -21,7 +21,9 @@ typedef enum lmoe_init_kind {
     LMOE_INIT_EYE = 3,      /* identity over the last two axes */
     LMOE_INIT_LOG = 4,      /* log of a uniform number of [a, b) */
     LMOE_INIT_SOFTPLUS = 5, /* x with softplus(x) = exp of a uniform number of [log a, log b) */
-    LMOE_INIT_POWER = 6     /* a + b (i / n)^c for element i, row-major, of n */
+    LMOE_INIT_POWER = 6,    /* a + b (i / n)^c for element i, row-major, of n */
+    LMOE_INIT_RAMP = 7,     /* a + b i, i the index along the last axis */
+    LMOE_INIT_LOG_RAMP = 8  /* log of that */
 } lmoe_init_kind;
 
 enum {

@@ -100,8 +100,11 @@ typedef enum lmoe_map_fn {
     LMOE_MAP_SQUARE = 9,
     LMOE_MAP_GELU = 10, /* tanh form */
     LMOE_MAP_SQRT = 11,
-    LMOE_MAP_ONEMEXP = 12, /* 1 - exp(x), by expm1 */
-    LMOE_MAP_LOG1MEXP = 13 /* log(1 - exp(x)), x < 0 */
+    LMOE_MAP_ONEMEXP = 12,  /* 1 - exp(x), by expm1 */
+    LMOE_MAP_LOG1MEXP = 13, /* log(1 - exp(x)), x < 0 */
+    LMOE_MAP_SIN = 14,
+    LMOE_MAP_COS = 15,
+    LMOE_MAP_GELU_ERF = 16 /* x Phi(x), Phi: the normal distribution */
 } lmoe_map_fn;
 
 typedef struct lmoe_map_attrs {
