@@ -83,7 +83,7 @@ static turn turn_of(lmoe_trace *t, const gateloop_params *w, lmoe_tensor x)
     lmoe_tensor z = lmoe_einsum(t, "b s e, e h p -> b s h p", x, w->a);
     z = lmoe_f32(t, lmoe_add(t, z, w->a_bias));
     lmoe_tensor square = lmoe_sum(t, "b s h p -> b s h", lmoe_map(t, z, LMOE_MAP_SQUARE));
-    lmoe_tensor size = lmoe_map(t, lmoe_affine(t, square, 1, 1e-12), LMOE_MAP_SQRT); /* not at 0 */
+    lmoe_tensor size = lmoe_map(t, lmoe_affine(t, square, 1, 1e-14), LMOE_MAP_SQRT); /* not at 0 */
     turn a = {.log = lmoe_logsigmoid(t, size)};
     a.cos = lmoe_div(t, lmoe_sum(t, "b s h p -> b s h", lmoe_slice(t, z, 3, 0, 1)), size);
     a.sin = lmoe_div(t, lmoe_sum(t, "b s h p -> b s h", lmoe_slice(t, z, 3, 1, 1)), size);
