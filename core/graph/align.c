@@ -164,16 +164,24 @@ static bool is_token(const lmoe_graph *p, const lmoe__rule *r, const int32_t *in
     return false;
 }
 
-/* The ranks divide the letter wherever it stands and is not split already. */
+/* The ranks divide the letter wherever it stands and is not split already; where an axis is taken
+ * apart, its outer part too. */
 static bool divides(const lmoe_graph *p, const lmoe__rule *r, const int32_t *in, int n_in,
                     int letter)
 {
+    int64_t whole = 0; /* the letter's size in an operand */
     for (int i = 0; i < n_in && i < r->n_in; i++) {
         int d = in[i] && !r->in[i].none ? dim_of(&r->in[i], letter) : -1;
         if (d < 0) continue;
+        whole = p->old->values[p->at->in[i]].desc.dim[d];
         lmoe_placement at = p->place[in[i]];
         if (at.kind == LMOE_SPLIT && at.dim == d) continue;
         if (p->g->values[in[i]].desc.dim[d] % p->axis->ranks != 0) return false;
+    }
+    for (int i = 0; i < p->at->n_out && i < r->n_out; i++) {
+        int d = p->at->out[i] && !r->out[i].none ? dim_of(&r->out[i], letter) : -1;
+        int64_t size = d < 0 ? 0 : p->old->values[p->at->out[i]].desc.dim[d];
+        if (d >= 0 && size != whole && size % p->axis->ranks != 0) return false;
     }
     return true;
 }

@@ -318,6 +318,8 @@ lmoe_status lmoe__plan_replay(lmoe__plan *p);
 /* ---- exchanges between ranks (exchange.c) ---- */
 
 int lmoe__exchange_kind(const lmoe_op *op); /* 0: none */
+/* Puts nodes that need no exchange between one and its readers (order.c). */
+void lmoe__graph_order(lmoe__graph *g);
 /* Bytes that a rank receives, by the algorithms that send least (all rows, where that depends on
  * the router). */
 int64_t lmoe__exchange_bytes(const lmoe__step *s);

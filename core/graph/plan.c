@@ -414,6 +414,7 @@ lmoe_status lmoe__plan_new(lmoe_ctx *ctx, lmoe__graph *g, lmoe__store *store,
                            const lmoe__mesh_comm *comms, lmoe__plan **out)
 {
     copy_shared_results(g);
+    lmoe__graph_order(g);
     size_t values = (size_t)g->n_values, nodes = (size_t)g->n_nodes + 1;
     lmoe__arena *arena = lmoe__arena_new();
     lmoe__plan *plan = LMOE_NEW(arena, lmoe__plan);
