@@ -117,20 +117,24 @@ static inline lmoe_tensor lmoe_conv_cube(lmoe_trace *t, const char *name, const 
 
 /* Widths of one head, when all heads' keys (values) together are expand_k (expand_v) times as wide
  * as the model. */
-static inline lmoe_status lmoe_head_widths(lmoe_trace *t, int64_t heads, double expand_k,
-                                           double expand_v, int64_t *head_k, int64_t *head_v)
+static inline lmoe_status lmoe_head_widths_at(lmoe_trace *t, const char *file, int line,
+                                              int64_t heads, double expand_k, double expand_v,
+                                              int64_t *head_k, int64_t *head_v)
 {
     double e = (double)lmoe_size(t, "embed");
     int64_t k = (int64_t)(e * expand_k), v = (int64_t)(e * expand_v);
     if (k < heads || v < heads || k % heads != 0 || v % heads != 0) {
-        lmoe_fail(t, "heads = %lld must divide the keys' width %lld and the values' width %lld",
-                  (long long)heads, (long long)k, (long long)v);
+        lmoe_fail_at(t, file, line,
+                     "heads = %lld must divide the keys' width %lld and the values' width %lld",
+                     (long long)heads, (long long)k, (long long)v);
         return LMOE_E_CONFIG;
     }
     *head_k = k / heads;
     *head_v = v / heads;
     return LMOE_OK;
 }
+#define lmoe_head_widths(t, heads, expand_k, expand_v, head_k, head_v) \
+    lmoe_head_widths_at((t), LMOE_HERE, (heads), (expand_k), (expand_v), (head_k), (head_v))
 
 /* Index of a named axis of x, and x's description; -1 (and a recorded failure) if x lacks it. */
 static inline int lmoe_axis_index(lmoe_trace *t, lmoe_tensor x, const char *axis, lmoe_desc *d)

@@ -377,7 +377,12 @@ static inline lmoe_tensor lmoe_scan_diag_at(lmoe_trace *t, const char *file, int
                                             lmoe_tensor q, lmoe_tensor k, lmoe_tensor v,
                                             lmoe_tensor decay, double scale)
 {
-    lmoe_scan_diag_in in = {.q = q, .k = k, .v = v, .decay = decay};
+    lmoe_scan_diag_in in;
+    memset(&in, 0, sizeof in);
+    in.q = q;
+    in.k = k;
+    in.v = v;
+    in.decay = decay;
     return lmoe_scan_diag_with_at(t, file, line, &in, scale);
 }
 #define lmoe_scan_diag(t, q, k, v, decay, scale) \
