@@ -15,4 +15,4 @@ cp -r "$(pkg-config --variable=template lmoe-sdk)/alone" "$work/hello"
 cp -r "$source/sdk/examples/hello" "$work/hello/plugin"
 (meson setup "$work/hello/build" "$work/hello" && meson compile -C "$work/hello/build") \
     >"$work/log" 2>&1 || { cat "$work/log"; exit 1; }
-LMOE_PLUGIN_PATH="$work/hello/build:$build/plugins" "$matrix" --class example/decay
+LMOE_PLUGIN_PATH="$work/hello/build:$build/plugins" "$matrix" --class vendor.example/decay

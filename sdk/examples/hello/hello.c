@@ -49,12 +49,13 @@ static lmoe_tensor forward(lmoe_trace *t, const void *opt, const void *params, l
     return lmoe_einsum(t, "b s h v, h v e -> b s e", y, w->out);
 }
 
-static const lmoe_layer layer = {.base = {sizeof(lmoe_layer), LMOE_KIND_LAYER, "example/decay",
-                                          "Linear attention with a learned decay for each head.",
-                                          table, sizeof(options), 0},
-                                 .params_size = sizeof(weights),
-                                 .params = declare,
-                                 .forward = forward};
+static const lmoe_layer layer = {
+    .base = {sizeof(lmoe_layer), LMOE_KIND_LAYER, "vendor.example/decay",
+             "Linear attention with a learned decay for each head.", table, sizeof(options), 0},
+    .params_size = sizeof(weights),
+    .params = declare,
+    .forward = forward};
 static const lmoe_class *const classes[] = {&layer.base, NULL};
 
-LMOE_PLUGIN(.id = "example/decay", .version = "0.1", .licence = "Apache-2.0", .classes = classes)
+LMOE_PLUGIN(.id = "vendor.example/decay", .version = "0.1", .licence = "Apache-2.0",
+            .classes = classes)
