@@ -83,8 +83,12 @@ static lmoe_status receive(lmoe__pipeline *p, int transfer, int micro_batch)
         buffer_name(p, source, sizeof source, from, micro_batch, t->value);
         return copy_here(p, source, name);
     }
+    double begun = lmoe__now();
     LMOE_TRY(start(p, LMOE_RECV, name, peer, transfer, &request));
-    return wait(p, request);
+    LMOE_TRY(wait(p, request));
+    p->exposed += lmoe__now() - begun;
+    p->received += lmoe_desc_bytes(&p->cut->graph->values[t->value].desc);
+    return LMOE_OK;
 }
 
 static lmoe_status send(lmoe__pipeline *p, lmoe__pipe_chunk *c, int transfer, int micro_batch)

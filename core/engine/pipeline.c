@@ -320,6 +320,33 @@ static lmoe_status check_tags(const lmoe__pipeline *p)
                       n, LMOE_MAX_TAG);
 }
 
+/* Communicators of device memory hand messages over in the order in which they are sent, whatever
+ * their tags. Messages are expected in that order where each rank has one stage and all that a stage
+ * gives to another one goes from one of its passes to one of the other's. */
+static lmoe_status check_order(const lmoe__pipeline *p)
+{
+    const lmoe_comm *c = p->comm->comm;
+    int n = p->stages.count;
+    bool mixed = p->chunks > 1;
+    if (!c || !(c->base.flags & LMOE_COMM_DEVICE)) return LMOE_OK;
+    for (int i = 0; i < p->cut->n_transfers; i++) {
+        const lmoe__transfer *a = &p->cut->transfers[i];
+        for (int k = 0; k < i; k++) {
+            const lmoe__transfer *b = &p->cut->transfers[k];
+            bool same = lmoe__unit_stage(n, a->from) == lmoe__unit_stage(n, b->from) &&
+                        lmoe__unit_stage(n, a->to) == lmoe__unit_stage(n, b->to);
+            mixed |= same && (a->from != b->from || a->to != b->to);
+        }
+    }
+    if (!mixed) return LMOE_OK;
+    return lmoe_error(p->engine->ctx, LMOE_E_UNSUPPORTED,
+                      "mesh axis '%s': these stages need messages in another order than %s hands "
+                      "them over; %s",
+                      p->axis->name, c->base.name,
+                      p->chunks > 1 ? "set [pp] interleave = 1"
+                                    : "take other [pp] layers, or another communicator");
+}
+
 static lmoe_status make(lmoe__pipeline *p, const lmoe__model_shape *shape)
 {
     lmoe__engine *e = p->engine;
@@ -327,6 +354,7 @@ static lmoe_status make(lmoe__pipeline *p, const lmoe__model_shape *shape)
     LMOE_TRY(
         lmoe__cut_new(e->ctx, p->whole.graph, &p->stages, p->train ? "train" : "eval", &p->cut));
     if (p->train || !e->on_rank) note_holders(p);
+    LMOE_TRY(check_order(p));
     LMOE_TRY(choose_order(p));
     p->chunk = LMOE_NEW_N(p->cut->arena, lmoe__pipe_chunk, p->chunks);
     for (int i = 0; i < p->chunks; i++) LMOE_TRY(make_chunk(p, i));

@@ -52,6 +52,8 @@ typedef struct lmoe__pipeline {
     int n_actions;
     lmoe__pipe_result *results;
     int n_results;
+    int64_t received; /* bytes since the last report, and seconds waited for them */
+    double exposed;
     double flops;  /* of a micro-batch, all stages together */
     double bubble; /* part of a step that a rank waits on average, when FLOPs are time */
 } lmoe__pipeline;

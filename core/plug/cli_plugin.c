@@ -198,23 +198,34 @@ static void print_info(const lmoe_class *c, const lmoe__plugin *p)
     }
 }
 
+/* The section of a strategy's options is its mesh axis: the one of its name, or an example. */
+static const char *axis_of(const char *class_name)
+{
+    static const char *const axes[] = {"dp", "sp", "tp", "ep", "pp", "fsdp"};
+    const char *last = strrchr(class_name, '/');
+    for (size_t i = 0; last && i < sizeof axes / sizeof *axes; i++) {
+        if (strcmp(last + 1, axes[i]) == 0) return axes[i];
+    }
+    return "sp";
+}
+
 /* How a run file names a class of this kind, and the section where its options stand. */
 static void print_ini(const lmoe_class *c)
 {
     static const struct {
         const char *kind, *section, *key, *options;
     } places[] = {
-        {LMOE_KIND_LAYER, "layer L", "class", NULL},
-        {LMOE_KIND_ROUTER, "ffn", "router", "router"},
-        {LMOE_KIND_STRATEGY, "parallel", "; on the mesh axis that it is for, such as\n; sp", NULL},
-        {LMOE_KIND_COMM, "parallel", "comm", "comm"},
-        {LMOE_KIND_DEVICE, "device", "class", NULL},
+        {LMOE_KIND_LAYER, "layer L", "class", NULL},  {LMOE_KIND_ROUTER, "ffn", "router", "router"},
+        {LMOE_KIND_STRATEGY, "parallel", NULL, NULL}, /* the key is the mesh axis */
+        {LMOE_KIND_COMM, "parallel", "comm", "comm"}, {LMOE_KIND_DEVICE, "device", "class", NULL},
     };
     printf("; %s\n", c->summary);
     for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
         if (strcmp(places[i].kind, c->kind) != 0) continue;
-        printf("[%s]\n%s = %s\n", places[i].section, places[i].key, c->name);
-        if (places[i].options && c->options) printf("\n[%s]\n", places[i].options);
+        const char *axis = axis_of(c->name), *key = places[i].key ? places[i].key : axis;
+        printf("[%s]\n%s = %s\n", places[i].section, key, c->name);
+        const char *options = places[i].key ? places[i].options : axis;
+        if (options && c->options) printf("\n[%s]\n", options);
     }
     if (c->options) lmoe__options_print_ini(stdout, c->options);
 }

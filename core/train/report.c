@@ -234,6 +234,11 @@ static void put_exchanges(lmoe__rank *r, lmoe__text *t)
         snprintf(key, sizeof key, "comm/%.*s/exposed_s", (int)strcspn(name, "/"), name);
         put_number(t, key, seconds);
     }
+    if (!r->pipe) return;
+    put_number(t, "comm/stages/bytes", (double)r->pipe->received);
+    put_number(t, "comm/stages/exposed_s", r->pipe->exposed);
+    r->pipe->received = 0;
+    r->pipe->exposed = 0;
 }
 
 void lmoe__report_note(lmoe__rank *r, const lmoe__step_result *s)

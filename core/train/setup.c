@@ -212,6 +212,16 @@ static lmoe_status read_parallel(lmoe_ctx *ctx, lmoe__setup *s)
     char *words = lmoe__arena_strdup(s->arena, o.mesh), *save = NULL;
     for (char *w = strtok_r(words, " \t", &save); w; w = strtok_r(NULL, " \t", &save))
         LMOE_TRY(add_axis(ctx, s, &o, w));
+    for (size_t i = 0; i < sizeof axis_names / sizeof *axis_names; i++) {
+        /* options may wait for an axis that the mesh does not have now */
+        void *unused;
+        bool there = false;
+        for (int k = 0; k < s->n_axes; k++) there |= strcmp(s->axis_name[k], axis_names[i]) == 0;
+        if (there || !lmoe__conf_has(s->conf, axis_names[i])) continue;
+        LMOE_TRY(lmoe__class_find(ctx, s->conf, s->registry, LMOE_KIND_STRATEGY, "parallel",
+                                  axis_names[i], o.strategy[i], &c));
+        LMOE_TRY(fill_class(ctx, s, axis_names[i], c, &unused));
+    }
     LMOE_TRY(lmoe__class_find(ctx, s->conf, s->registry, LMOE_KIND_COMM, "parallel", "comm", o.comm,
                               &c));
     s->comm = (const lmoe_comm *)c;

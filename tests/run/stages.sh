@@ -66,6 +66,8 @@ same_losses pp2
 expect 0 "$lmoe" train run.ini --set run.dir=pp4 --set parallel.mesh=pp:4 --set model.tie_embeddings=no
 expect 0 "$lmoe" train run.ini --set run.dir=mixed --set "parallel.mesh=dp:2 pp:2" --set pp.interleave=2
 same_losses mixed
+grep -q '"comm/stages/bytes":[1-9]' mixed/metrics.jsonl || fail "no metrics of what stages send"
+expect 0 "$lmoe" plan run.ini --set pp.interleave=2 # options of an axis that is not in the mesh
 
 # what one layout began another takes further
 expect 0 "$lmoe" train run.ini --set run.dir=goes --set parallel.mesh=pp:4 --set train.steps=3
