@@ -273,6 +273,7 @@ lmoe_status lmoe__engine_update_program(lmoe__engine *e, const lmoe__optimiser *
     bool rounded = lmoe_dtype_bytes(e->dtype) < lmoe_dtype_bytes(state); /* from a master */
     for (int i = 0; i < e->n_weights; i++) {
         const lmoe__weight *w = &e->weights[i];
+        if (w->flags & LMOE_PARAM_STATE) continue;
         lmoe_adamw_attrs a = {o->beta1, o->beta2, o->eps, o->weight_decay, o->clip};
         if (w->desc.rank < 2 || (w->flags & LMOE_PARAM_NO_DECAY)) a.weight_decay = 0;
         lmoe_tensor in[8] = {enter_like(&t, "", w, LMOE_VALUE_PARAM, e->dtype),

@@ -36,7 +36,7 @@ END
 file dense dense "" >dense.ini
 file moe mixture "experts = 4
 shared_hidden = 6
-router = moe/mixtral" >moe.ini
+router = moe/deepseek_v3" >moe.ini
 # held RUN: the loss on held-out text, all digits, of its last step
 held()
 {
