@@ -23,9 +23,9 @@
  * decay (logs <= 0, f32 or f64): absent, none | (h) | (b s h) | (b s h k).
  *
  * reset at s: M is zeroed before token s, also if s is skipped. skip at s: M stays as it is, y_s
- * and the gradients of token s are 0. A log of -infinity forgets all. Kernels may treat a log below
- * -40 as a reset of that row of M; references just take exp. log_a (log_c) is the sum of a
- * segment's decays (of the values' channels), -infinity if it holds a reset.
+ * and the gradients of token s are 0. A log below -40 counts as -infinity: that row (column) of M is
+ * forgotten. log_a (log_c) is the sum of a segment's decays (of the values' channels), -infinity if
+ * it holds a reset; of a sum, exp is taken.
  */
 #include "core/op/carry.h"
 
@@ -327,7 +327,7 @@ enum {
     SHAPED = 2 * LMOE__CASE_SEQS,
     SMOOTH = FORMS,
     LONG = FORMS,
-    BENCH = FORMS,
+    BENCH = 3 * FORMS, /* many short sequences; one long one with heads of 64, and of 128 */
     CASES = SHAPED + SMOOTH + LONG + BENCH
 };
 
@@ -361,7 +361,9 @@ static int sample(int index, lmoe_case *c, const lmoe_port *ports, const char *c
 {
     static const int64_t heads[][3] = {{2, 4, 8},   {1, 8, 4}, {3, 16, 32},
                                        {1, 64, 64}, {2, 3, 5}, {1, 32, 16}};
-    const int64_t *h = heads[index % 6], smooth_h[] = {2, 3, 2}, bench_h[] = {4, 64, 64};
+    static const int64_t timed[][5] = {
+        {16, 256, 4, 64, 64}, {1, 4096, 8, 64, 64}, {1, 4096, 4, 128, 128}};
+    const int64_t *h = heads[index % 6], smooth_h[] = {2, 3, 2}, *large = timed[0];
     const int64_t long_h[] = {1, index % 2 ? 64 : 128, 64};
     bool values = index >= CASES;
     if (index >= 2 * CASES) return 0;
@@ -371,9 +373,10 @@ static int sample(int index, lmoe_case *c, const lmoe_port *ports, const char *c
     bool bench = index >= SHAPED + SMOOTH + LONG;
     if (smooth) h = smooth_h;
     if (is_long) h = long_h;
-    if (bench) h = bench_h;
+    if (bench) large = timed[(index - SHAPED - SMOOTH - LONG) / FORMS];
+    if (bench) h = large + 2;
     int form = index % FORMS;
-    int64_t seq = bench     ? 256
+    int64_t seq = bench     ? large[1]
                   : is_long ? 150
                   : smooth  ? 5
                             : lmoe__case_seq[index % LMOE__CASE_SEQS];
@@ -382,7 +385,7 @@ static int sample(int index, lmoe_case *c, const lmoe_port *ports, const char *c
          skip = reset && index % 2 == 1;
 
     lmoe__letters l = {0};
-    lmoe__letters_set(&l, 'b', "batch", bench ? 16 : is_long ? 1 : 1 + index % 2);
+    lmoe__letters_set(&l, 'b', "batch", bench ? large[0] : is_long ? 1 : 1 + index % 2);
     lmoe__letters_set(&l, 's', "seq", seq);
     lmoe__letters_set(&l, 'h', "heads", h[0]);
     lmoe__letters_set(&l, 'k', "head_k", h[1]);

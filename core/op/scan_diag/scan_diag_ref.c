@@ -50,6 +50,12 @@ static double faded(double log, double x)
     return a == 0 ? 0 : a * x;
 }
 
+/* The same for a token's decay: below -40 the past is forgotten. */
+static double faded_once(double log, double x)
+{
+    return log < -40 ? 0 : faded(log, x);
+}
+
 /* ---- states of one lane: (head_k head_v) doubles ---- */
 
 static void load(const lane *c, const lmoe_buf *carry, double *m)
@@ -79,7 +85,7 @@ static void fade(const lane *c, int64_t s, double *m)
     for (int64_t i = 0; i < c->nk; i++) {
         double log = decay_at(c, s, i);
         for (int64_t j = 0; j < c->nv; j++)
-            m[i * c->nv + j] = faded(log, faded(decay_v_at(c, s, j), m[i * c->nv + j]));
+            m[i * c->nv + j] = faded_once(log, faded_once(decay_v_at(c, s, j), m[i * c->nv + j]));
     }
 }
 
@@ -174,7 +180,7 @@ static void add_ddecay(const lane *c, int64_t s, const double *g, const double *
     for (int64_t i = 0; i < c->nk; i++) {
         for (int64_t j = 0; j < c->nv; j++) {
             double x = g[i * c->nv + j] * before[i * c->nv + j];
-            x = faded(decay_at(c, s, i), faded(decay_v_at(c, s, j), x));
+            x = faded_once(decay_at(c, s, i), faded_once(decay_v_at(c, s, j), x));
             if (rows) ddecay[decay_index(c, s, i)] += x;
             if (columns) ddecay_v[at(c, s, c->nv, j)] += x;
         }

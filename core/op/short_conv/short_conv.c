@@ -295,7 +295,11 @@ static int sample(int index, lmoe_case *c, const lmoe_port *ports)
         if ((strcmp(name, "reset") == 0 && !reset) || (strcmp(name, "skip") == 0 && !skip) ||
             ((strstr(name, "tail") || strcmp(name, "count") == 0) && !carry))
             continue;
-        draw(c, i, name, forms[i], &l, smooth);
+        if (strcmp(name, "count") == 0) /* each of 0 ... kernel-1 in turn */
+            lmoe__case_port(c, i, forms[i], &l, LMOE_FILL_CONST, (double)(index / 3 % l.dim['w']),
+                            0);
+        else
+            draw(c, i, name, forms[i], &l, smooth);
     }
     lmoe_conv_attrs o = {index % 4 != 0};
     memcpy(c->attrs.bytes, &o, sizeof o);

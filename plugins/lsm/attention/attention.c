@@ -9,11 +9,11 @@
 typedef struct attention_options {
     int64_t heads, kv_heads, head_dim, window;
     double rope_base, norm_eps;
-    int32_t qk_norm;
+    int32_t qk_norm, qkv_bias;
 } attention_options;
 
 typedef struct attention_params {
-    lmoe_tensor q, k, v, out, q_norm, k_norm;
+    lmoe_tensor q, k, v, q_bias, k_bias, v_bias, out, q_norm, k_norm;
 } attention_params;
 
 static const lmoe_option options[] = {
@@ -29,6 +29,8 @@ static const lmoe_option options[] = {
      NULL, "Base of the rotary positions."},
     {"qk_norm", LMOE_OPTION_BOOL, offsetof(attention_options, qk_norm), "no", 0, 0, NULL, NULL,
      "RMS norm of each head's q and k before the rotation."},
+    {"qkv_bias", LMOE_OPTION_BOOL, offsetof(attention_options, qkv_bias), "no", 0, 0, NULL, NULL,
+     "Biases of the projections to q, k and v."},
     {"norm_eps", LMOE_OPTION_FLOAT, offsetof(attention_options, norm_eps), "1e-5", 0, 1, NULL, NULL,
      "Added to the mean square in the norms of q and k."},
     LMOE_OPTION_END};
@@ -53,6 +55,11 @@ static lmoe_status declare(lmoe_trace *t, const void *opt, void *params)
     w->k = lmoe_cube(t, "k_proj.weight", "embed kv_heads head_k", e, g, k, 0);
     w->v = lmoe_cube(t, "v_proj.weight", "embed kv_heads head_v", e, g, k, 0);
     w->out = lmoe_output_cube(t, "o_proj.weight", h, k, e);
+    if (o->qkv_bias) {
+        w->q_bias = lmoe_head_vector(t, "q_proj.bias", "heads head_k", h, k, 0.0);
+        w->k_bias = lmoe_head_vector(t, "k_proj.bias", "kv_heads head_k", g, k, 0.0);
+        w->v_bias = lmoe_head_vector(t, "v_proj.bias", "kv_heads head_v", g, k, 0.0);
+    }
     if (o->qk_norm) {
         w->q_norm = lmoe_vector(t, "q_norm.weight", "head_k", k, 1.0);
         w->k_norm = lmoe_vector(t, "k_norm.weight", "head_k", k, 1.0);
@@ -67,6 +74,11 @@ static lmoe_tensor forward(lmoe_trace *t, const void *opt, const void *params, l
     lmoe_tensor q = lmoe_einsum(t, "b s e, e h k -> b s h k", x, w->q);
     lmoe_tensor k = lmoe_einsum(t, "b s e, e g k -> b s g k", x, w->k);
     lmoe_tensor v = lmoe_einsum(t, "b s e, e g v -> b s g v", x, w->v);
+    if (o->qkv_bias) {
+        q = lmoe_add(t, q, w->q_bias);
+        k = lmoe_add(t, k, w->k_bias);
+        v = lmoe_add(t, v, w->v_bias);
+    }
     if (o->qk_norm) {
         q = lmoe_rmsnorm(t, q, w->q_norm, o->norm_eps);
         k = lmoe_rmsnorm(t, k, w->k_norm, o->norm_eps);

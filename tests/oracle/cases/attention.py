@@ -2,9 +2,10 @@
 """Softmax attention: the attention modules of Hugging Face transformers."""
 
 import torch
-from oracle import Case, into, out_of, same
-from transformers import LlamaConfig, Qwen3Config
+from oracle import Case, into, out_of, same, shaped
+from transformers import LlamaConfig, Qwen2Config, Qwen3Config
 from transformers.models.llama.modeling_llama import LlamaAttention, LlamaRotaryEmbedding
+from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention
 
 
@@ -49,7 +50,23 @@ def attention(name, shape, heads, kv_heads, window=0, norm=False, reset=(), base
         weights=[(n, "attention." + n, f) for n, f in weights])
 
 
+def biased(shape, heads, kv_heads):
+    d = shape[2] // heads
+    config = Qwen2Config(
+        hidden_size=shape[2], num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=d,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0}, attn_implementation="eager")
+    weights = [("o_proj.weight", out_of(heads))]
+    for n, h in (("q", heads), ("k", kv_heads), ("v", kv_heads)):
+        weights += [(f"{n}_proj.weight", into(h)), (f"{n}_proj.bias", shaped(h, d))]
+    return Case(
+        name=f"attention_biased_{shape[1]}", cls="lsm/attention", shape=shape,
+        module=Causal(Qwen2Attention(config, 0), config), oracle="transformers Qwen2Attention",
+        sets=(f"heads={heads}", f"kv_heads={kv_heads}", "qkv_bias=yes"),
+        weights=[(n, "attention." + n, f) for n, f in weights])
+
+
 def cases():
+    yield biased((1, 70, 16), 4, 2)
     yield attention("", (2, 64, 16), 2, 2)
     yield attention("grouped_", (1, 97, 24), 6, 2, base=500.0)
     yield attention("window_norm_", (1, 97, 16), 4, 2, window=20, norm=True)
