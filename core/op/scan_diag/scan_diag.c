@@ -364,7 +364,7 @@ static int sample(int index, lmoe_case *c, const lmoe_port *ports, const char *c
     static const int64_t timed[][5] = {
         {16, 256, 4, 64, 64}, {1, 4096, 8, 64, 64}, {1, 4096, 4, 128, 128}};
     const int64_t *h = heads[index % 6], smooth_h[] = {2, 3, 2}, *large = timed[0];
-    const int64_t long_h[] = {1, index % 2 ? 64 : 128, 64};
+    const int64_t long_h[] = {1, index % 2 ? 16 : 128, index % 2 ? 8 : 64};
     bool values = index >= CASES;
     if (index >= 2 * CASES) return 0;
     index %= CASES;
@@ -377,7 +377,7 @@ static int sample(int index, lmoe_case *c, const lmoe_port *ports, const char *c
     if (bench) h = large + 2;
     int form = index % FORMS;
     int64_t seq = bench     ? large[1]
-                  : is_long ? 150
+                  : is_long ? (index % 2 ? 1100 : 150)
                   : smooth  ? 5
                             : lmoe__case_seq[index % LMOE__CASE_SEQS];
     bool carry = !bench && (smooth || index % 3 == 0);

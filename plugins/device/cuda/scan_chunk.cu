@@ -40,10 +40,10 @@ static __device__ inline void load_part(const Walk &w, const Spot &at, int row, 
     for (int i = 0; i < PER; i++) p->g[i] = decay[min(first + i, w.c.seq - 1) * w.c.decay_token];
 }
 
-/* r with its factors to shared memory, and G_end. */
+/* r with its factors to shared memory, and exp(G_end); returns G_end of the thread's row. */
 template <bool BACKWARDS>
-static __device__ inline void put_part(const Walk &w, WalkPart *p, int64_t state_row,
-                                       const uint8_t *flags, WalkShared *s)
+static __device__ inline float put_part(const Walk &w, WalkPart *p, int64_t state_row,
+                                        const uint8_t *flags, WalkShared *s)
 {
     int row = threadIdx.x % STATE_ROWS, segment = threadIdx.x / STATE_ROWS;
     float sum = 0, before = 0, all = 0;
@@ -68,6 +68,7 @@ static __device__ inline void put_part(const Walk &w, WalkPart *p, int64_t state
         float g = before + p->g[i], factor = power_of_2(BACKWARDS ? g : all - g);
         s->r[(segment * PER + i) * R_PITCH + row] = __float2bfloat16_rn(factor * p->r[i]);
     }
+    return all;
 }
 
 /* Calls f(row, column, element) for a lane's pairs of its warp's part: STATE_ROWS rows, a quarter
@@ -85,20 +86,33 @@ template <class F> static __device__ inline void each_pair(float (&x)[2][TILES][
                   &x[m][n][i]);
 }
 
-template <bool BACKWARDS> static __global__ void __launch_bounds__(STATE_THREADS, 4) walk(Walk w)
+/* What the blocks of a walk do: all of it; or stretches of `length` chunks, from zero, of which only
+ * the states at their ends are wanted (SUM), or from their own starts. */
+struct Stretches {
+    int64_t count, length;
+    float *states, *decays; /* (batch heads count head_k head_v), (batch heads count head_k) */
+};
+
+/* Grid: (rows x columns, heads, batch x stretches). */
+template <bool BACKWARDS, bool SUM>
+static __global__ void __launch_bounds__(STATE_THREADS, 4) walk(Walk w, Stretches cut)
 {
     extern __shared__ __align__(16) char memory[];
     WalkShared *s = (WalkShared *)memory;
-    int64_t lane = blockIdx.z * w.c.heads + blockIdx.y,
-            down = (w.c.nk + STATE_ROWS - 1) / STATE_ROWS;
-    int64_t first_row = blockIdx.x % down * STATE_ROWS;
-    int first_column = (int)(blockIdx.x / down) * STATE_COLUMNS,
-        columns = (int)w.c.nv - first_column;
-    int64_t size = w.c.nk * w.c.nv, row = first_row + threadIdx.x % STATE_ROWS;
-    Spot at = {blockIdx.z, blockIdx.y, BACKWARDS ? (w.chunks - 1) * CHUNK : 0};
-    bf16 *to = w.to ? w.to + lane * (w.chunks + w.one_more) * size : NULL;
+    int64_t b = blockIdx.z / cut.count, stretch = blockIdx.z % cut.count;
+    int64_t lane = b * w.c.heads + blockIdx.y, down = (w.c.nk + STATE_ROWS - 1) / STATE_ROWS;
+    int64_t first_row = blockIdx.x % down * STATE_ROWS, size = w.c.nk * w.c.nv;
+    int64_t begin = stretch * cut.length, end = min(w.chunks, begin + cut.length);
+    int64_t row = first_row + threadIdx.x % STATE_ROWS, here = lane * cut.count + stretch;
+    int first_column = (int)(blockIdx.x / down) * STATE_COLUMNS;
+    int columns = (int)w.c.nv - first_column;
+    bool is_last = stretch == (BACKWARDS ? 0 : cut.count - 1);
+    Spot at = {b, blockIdx.y, (BACKWARDS ? end - 1 : begin) * CHUNK};
+    bf16 *to = SUM || !w.to ? NULL : w.to + lane * (w.chunks + w.one_more) * size;
     const float *first = w.first ? w.first + lane * size : NULL;
-    float *last = w.last ? w.last + lane * size : NULL;
+    float *last = w.last && is_last ? w.last + lane * size : NULL, fades = 0;
+    if (cut.count > 1) first = SUM ? NULL : cut.states + here * size;
+    if (SUM) last = cut.states + here * size;
     float x[2][TILES][4];
     WalkPart part;
     each_pair(x, [&](int r, int c, float *p) {
@@ -119,13 +133,13 @@ template <bool BACKWARDS> static __global__ void __launch_bounds__(STATE_THREADS
     copy_rows<STATE_COLUMNS, STATE_THREADS>(w.c, at, s->flags[0], w.o, (int)w.c.nv, first_column,
                                             s->o[0], O_PITCH);
     copies_commit();
-    for (int64_t i = 0; i < w.chunks; i++) {
+    for (int64_t i = 0; i < end - begin; i++) {
         int now = i % 2, next = 1 - now;
-        bool more = i + 1 < w.chunks;
+        bool more = i + 1 < end - begin;
         at.first += BACKWARDS ? -CHUNK : CHUNK;
         if (more) find_flags(w.c, at, s->flags[next]);
-        leave(BACKWARDS ? w.chunks - 1 - i : i);
-        put_part<BACKWARDS>(w, &part, row, s->flags[now], s); /* all threads meet in it */
+        leave(BACKWARDS ? end - 1 - i : begin + i);
+        fades += put_part<BACKWARDS>(w, &part, row, s->flags[now], s); /* all threads meet in it */
         if (more) { /* the next one's are under way meanwhile */
             load_part(w, at, (int)row, &part);
             copy_rows<STATE_COLUMNS, STATE_THREADS>(w.c, at, s->flags[next], w.o, (int)w.c.nv,
@@ -144,19 +158,44 @@ template <bool BACKWARDS> static __global__ void __launch_bounds__(STATE_THREADS
                                               threadIdx.x / WARP * (STATE_COLUMNS / 4), CHUNK);
         __syncthreads();
     }
-    if (w.one_more) leave(w.chunks);
+    if (w.one_more && is_last) leave(w.chunks);
     each_pair(x, [&](int r, int c, float *p) {
         bool there = last && first_row + r < w.c.nk && c < columns;
         for (int i = 0; i < 2 && there; i++)
             last[(first_row + r) * w.c.nv + first_column + c + i] = p[i];
     });
+    if (SUM && threadIdx.x < STATE_ROWS && row < w.c.nk && first_column == 0)
+        cut.decays[here * w.c.nk + row] = fades;
+}
+
+/* States at the ends of stretches, each from zero, become those at their starts. A thread an element
+ * of a head's state; first: of all (NULL: zero). */
+static __global__ void start_stretches(Stretches cut, int64_t elements, int64_t nk, int64_t nv,
+                                       const float *first, int backwards)
+{
+    int64_t i = item(), lane = i / (nk * nv), at = i % (nk * nv);
+    if (i >= elements) return;
+    float x = first ? first[i] : 0.0f;
+    for (int64_t n = 0; n < cut.count; n++) {
+        int64_t here = lane * cut.count + (backwards ? cut.count - 1 - n : n);
+        float own = cut.states[here * nk * nv + at];
+        cut.states[here * nk * nv + at] = x;
+        x = power_of_2(cut.decays[here * nk + at / nv]) * x + own;
+    }
 }
 
 template <bool BACKWARDS> static void run_walk(const lmoe_args *a, const Walk &w, int64_t batch)
 {
+    int64_t n = stretches_of(&a->in[1], &a->in[2]), elements = batch * w.c.heads * w.c.nk * w.c.nv;
+    Stretches cut = {n, cuda_pieces(w.chunks, n), w.room, w.room + elements * n};
     dim3 grid(blocks(w.c.nk, STATE_ROWS) * blocks(w.c.nv, STATE_COLUMNS), (unsigned)w.c.heads,
-              (unsigned)batch);
-    walk<BACKWARDS><<<grid, STATE_THREADS, sizeof(WalkShared), stream_of(a)>>>(w);
+              (unsigned)(batch * n));
+    if (n > 1) {
+        walk<BACKWARDS, true><<<grid, STATE_THREADS, sizeof(WalkShared), stream_of(a)>>>(w, cut);
+        start_stretches<<<blocks(elements, THREADS), THREADS, 0, stream_of(a)>>>(
+            cut, elements, w.c.nk, w.c.nv, w.first, BACKWARDS);
+    }
+    walk<BACKWARDS, false><<<grid, STATE_THREADS, sizeof(WalkShared), stream_of(a)>>>(w, cut);
 }
 
 lmoe_status cuda_walk_chunks(const lmoe_args *a, const Walk *w, int64_t batch, int backwards)
@@ -249,7 +288,8 @@ static int can(const lmoe_args *a)
 
 static size_t workspace(const lmoe_args *a)
 {
-    return cuda_words(state_words(a, cuda_pieces(a->in[K].dim[1], CHUNK)));
+    return cuda_words(state_words(a, cuda_pieces(a->in[K].dim[1], CHUNK))) +
+           cuda_words(walk_words(a));
 }
 
 static lmoe_status launch(const lmoe_args *a)
@@ -259,10 +299,11 @@ static lmoe_status launch(const lmoe_args *a)
     w.q = input<bf16>(a, Q);
     w.k = input<bf16>(a, K);
     w.v = input<bf16>(a, V);
-    w.begins = (const bf16 *)a->workspace;
-    Walk walk = {
-        w.c,      w.k, w.v, 1.0f, input<float>(a, CARRY), output<float>(a, 1), (bf16 *)a->workspace,
-        w.chunks, 0};
+    char *cursor = (char *)a->workspace;
+    bf16 *begins = (bf16 *)cuda_take(&cursor, state_words(a, w.chunks));
+    w.begins = begins;
+    Walk walk = {w.c,    w.k,      w.v, 1.0f,           input<float>(a, CARRY), output<float>(a, 1),
+                 begins, w.chunks, 0,   (float *)cursor};
     LMOE_TRY(cuda_walk_chunks(a, &walk, w.batch, 0));
     if (!output<bf16>(a, 0)) return LMOE_OK;
     bool wide = w.c.nk > 64 || w.c.nv > 64;

@@ -391,9 +391,29 @@ struct Walk {
     bf16 *to;
     int64_t chunks;
     int one_more;
+    float *room; /* of walk_words */
 };
 
 lmoe_status cuda_walk_chunks(const lmoe_args *a, const Walk *w, int64_t batch, int backwards);
+
+/* Where heads are few and chunks many, a walk is cut into stretches: first each from zero, then their
+ * starts are known, then each with its own. By shapes alone, as results must not depend on the GPU. */
+static inline int64_t stretches_of(const lmoe_buf *k, const lmoe_buf *v)
+{
+    const int64_t enough = 512, shortest = 8;
+    int64_t parts = cuda_pieces(k->dim[3], STATE_ROWS) * cuda_pieces(v->dim[3], STATE_COLUMNS);
+    int64_t chunks = cuda_pieces(k->dim[1], CHUNK), blocks = k->dim[0] * k->dim[2] * parts;
+    int64_t most = cuda_max(1, cuda_min(enough / blocks, chunks / shortest));
+    return cuda_pieces(chunks, cuda_pieces(chunks, most));
+}
+
+/* States of the stretches, and by what each fades. */
+static inline int64_t walk_words(const lmoe_args *a)
+{
+    const lmoe_buf *k = &a->in[1], *v = &a->in[2];
+    int64_t n = stretches_of(k, v);
+    return n == 1 ? 0 : k->dim[0] * k->dim[2] * n * k->dim[3] * (v->dim[3] + 1);
+}
 
 static inline int can_chunk(const lmoe_args *a, int decay, int carry)
 {

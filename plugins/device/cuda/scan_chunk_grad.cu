@@ -287,7 +287,7 @@ static size_t workspace(const lmoe_args *a)
 {
     int64_t chunks = cuda_pieces(a->in[K].dim[1], CHUNK);
     return cuda_words(state_words(a, chunks + 1)) + cuda_words(state_words(a, chunks)) +
-           cuda_words(token_words(a));
+           cuda_words(walk_words(a)) + cuda_words(token_words(a));
 }
 
 static lmoe_status launch(const lmoe_args *a)
@@ -296,6 +296,7 @@ static lmoe_status launch(const lmoe_args *a)
     char *cursor = (char *)a->workspace;
     bf16 *begins = (bf16 *)cuda_take(&cursor, state_words(a, w.chunks + 1));
     bf16 *ends = (bf16 *)cuda_take(&cursor, state_words(a, w.chunks));
+    float *room = (float *)cuda_take(&cursor, walk_words(a));
     float *by_token = (float *)cursor, *ddecay = output<float>(a, 3);
     bool by_head = token_words(a) > 0;
     w.scale = (float)((const lmoe_scan_diag_attrs *)a->attrs)->scale;
@@ -305,9 +306,9 @@ static lmoe_status launch(const lmoe_args *a)
     w.dy = input<bf16>(a, DY);
     w.begins = begins;
     w.ends = ends;
-    Walk forth = {w.c, w.k, w.v, 1.0f, input<float>(a, CARRY), NULL, begins, w.chunks, 1};
+    Walk forth = {w.c, w.k, w.v, 1.0f, input<float>(a, CARRY), NULL, begins, w.chunks, 1, room};
     Walk back = {w.c,  w.q,      w.dy, w.scale, input<float>(a, DCARRY), output<float>(a, 4),
-                 ends, w.chunks, 0};
+                 ends, w.chunks, 0,    room};
     LMOE_TRY(cuda_walk_chunks(a, &forth, w.batch, 0));
     LMOE_TRY(cuda_walk_chunks(a, &back, w.batch, 1));
     Gradients to = {output<bf16>(a, 0), output<bf16>(a, 1), output<bf16>(a, 2),
