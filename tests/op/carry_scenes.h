@@ -14,7 +14,7 @@ static const lmoe_scan_diag_attrs scan_attrs = {0.7};
 static const lmoe_scan_delta_attrs delta_attrs = {0.7};
 static const lmoe_conv_attrs conv_attrs[2] = {{0}, {1}};
 static const lmoe_attention_attrs attention_attrs[VARIANTS] = {
-    {0.6, 0}, {0.4, 0}, {0.9, 3}, {1, 7}};
+    {0.6, 0, 0}, {0.4, 0, 0}, {0.9, 3, 0}, {1, 7, 0}};
 
 static const char *const op_names[FAMILIES] = {"scan_diag/1", "short_conv/1", "attention/1",
                                                "scan_delta/1", "scan_elem/1"};

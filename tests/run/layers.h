@@ -2,6 +2,9 @@
  * tests/run/layers.h: layers for tests of whole models of embed 16: each class, the plainest first,
  * then other options of it.
  */
+#ifndef LMOE_TESTS_RUN_LAYERS_H
+#define LMOE_TESTS_RUN_LAYERS_H
+
 static const char *const layers[] = {
     "class = lsm/bla\nheads = 2",
     "class = lsm/bla\nheads = 2\nfeature_map = elu\nnormalize = yes",
@@ -17,10 +20,13 @@ static const char *const layers[] = {
     "class = lsm/rebased\nheads = 2\nfeature_dim = 3",
     "class = lsm/gfw\nheads = 2\nlow_rank = 3",
     "class = lsm/gsa\nheads = 2\nslots = 5",
-    "class = lsm/rwkv6\nheads = 2\nproj_low_rank = 3\ngate_low_rank = 3",
+    "class = lsm/rwkv6\nheads = 2\nproj_low_rank = 3\ngate_low_rank = 3\nnorm_eps = 0.1",
     "class = lsm/mamba2\nhead_dim = 8\nstate = 6\ngroups = 2",
     "class = lsm/mla\nheads = 2\nq_rank = 5\nkv_rank = 6\nnope_dim = 4\nrope_dim = 4\nv_dim = 3",
     "class = lsm/mla\nheads = 2\nkv_rank = 6\nnope_dim = 4\nrope_dim = 4\nv_dim = 3\nabsorb = yes",
+    "class = lsm/mom\nheads = 2\nhead_dim = 4\nmemories = 3",
+    "class = lsm/mom\nheads = 2\nhead_dim = 4\nmemory = gla\nlow_rank = 3\nshared = no",
+    "class = lsm/log_linear\nhead_dim = 8\nstate = 4\nlevels = 6",
     "class = lsm/deltanet\nheads = 2",
     "class = lsm/deltanet\nheads = 2\nqk_activation = elu\nqk_norm = sum\nshort_conv = no\n"
     "use_gate = yes\nallow_neg_eigval = yes",
@@ -44,4 +50,7 @@ static const char *const layers[] = {
     "class = lsm/gateloop\nheads = 4\nsub_norm = yes",
     "class = lsm/attention\nheads = 2",
     "class = lsm/attention\nheads = 4\nkv_heads = 2\nwindow = 5\nqk_norm = yes",
-};enum { N_LAYERS = sizeof layers / sizeof *layers };
+};
+enum { N_LAYERS = sizeof layers / sizeof *layers };
+
+#endif

@@ -3,52 +3,13 @@
  * data parallelism, LASP-2 sequence parallelism, both; with documents that lie across the borders
  * between ranks.
  */
+#include "tests/run/layers.h"
 #include "tests/run/model.h"
 
 #include <pthread.h>
 
-static const char *const layers[] = {
-    "class = lsm/bla\nheads = 2",
-    "class = lsm/bla\nheads = 2\nfeature_map = elu\nnormalize = yes",
-    "class = lsm/retention\nheads = 2",
-    "class = lsm/gla\nheads = 2\nlow_rank = 3",
-    "class = lsm/gla\nheads = 2\nlow_rank = 3\nshort_conv = yes",
-    "class = lsm/bla\nheads = 2\nfeature_map = hedgehog\noutput_gate = yes",
-    "class = lsm/bla\nheads = 4\nkv_heads = 2\nfeature_map = elu\nsum_norm = qk",
-    "class = lsm/simple_gla\nheads = 2",
-    "class = lsm/lightning\nheads = 2",
-    "class = lsm/hgrn2\nexpand_ratio = 8",
-    "class = lsm/based\nheads = 2\nfeature_dim = 3",
-    "class = lsm/rebased\nheads = 2\nfeature_dim = 3",
-    "class = lsm/gfw\nheads = 2\nlow_rank = 3",
-    "class = lsm/gsa\nheads = 2\nslots = 5",
-    "class = lsm/rwkv6\nheads = 2\nproj_low_rank = 3\ngate_low_rank = 3",
-    "class = lsm/mamba2\nhead_dim = 8\nstate = 6\ngroups = 2",
-    "class = lsm/mla\nheads = 2\nq_rank = 5\nkv_rank = 6\nnope_dim = 4\nrope_dim = 4\nv_dim = 3",
-    "class = lsm/mla\nheads = 2\nkv_rank = 6\nnope_dim = 4\nrope_dim = 4\nv_dim = 3\nabsorb = yes",
-    "class = lsm/mom\nheads = 2\nhead_dim = 4\nmemories = 3",
-    "class = lsm/mom\nheads = 2\nhead_dim = 4\nmemory = gla\nlow_rank = 3\nshared = no",
-    "class = lsm/log_linear\nhead_dim = 8\nstate = 4\nlevels = 6",
-    "class = lsm/deltanet\nheads = 2",
-    "class = lsm/deltanet\nheads = 2\nqk_activation = elu\nqk_norm = sum\nshort_conv = no\n"
-    "use_gate = yes\nallow_neg_eigval = yes",
-    "class = lsm/gated_deltanet\nheads = 2\nhead_dim = 6",
-    "class = lsm/gated_deltanet\nheads = 2\nv_heads = 4\nhead_dim = 4\nshort_conv = no\n"
-    "output_norm = no",
-    "class = lsm/delta_product\nheads = 2\nhead_dim = 4",
-    "class = lsm/delta_product\nheads = 2\nhead_dim = 4\nnum_householder = 3\nforget_gate = no\n"
-    "use_gate = no",
-    "class = lsm/comba\nheads = 2\nhead_dim = 4",
-    "class = lsm/kda\nheads = 2\nhead_dim = 4",
-    "class = lsm/kda\nheads = 2\nv_heads = 4\nhead_dim = 4\nlower_bound = -5",
-    "class = lsm/rwkv7\nhead_dim = 8\ndecay_low_rank = 3\ngate_low_rank = 4\na_low_rank = 3\n"
-    "v_low_rank = 2",
-    "class = lsm/attention\nheads = 2",
-    "class = lsm/attention\nheads = 4\nkv_heads = 2\nwindow = 5\nqk_norm = yes",
-};
 static const char *const meshes[] = {"dp:2", "sp:2", "sp:4", "sp:12", "dp:2 sp:3", "sp:2 dp:2"};
 enum {
-    N_LAYERS = sizeof layers / sizeof *layers,
     N_MESHES = sizeof meshes / sizeof *meshes,
     BATCH = 2,
     SEQ = 24,

@@ -25,6 +25,7 @@ static const struct {
     {"device", "Where the run computes."},
     {"parallel", "How the run is spread over ranks. The options of the communicator stand in "
                  "`[comm]`."},
+    {"plan", "The machines that `lmoe plan` predicts the time of a step for."},
     {"comm",
      "How ranks exchange. The options of the communicator's class stand in the same section."},
 };
