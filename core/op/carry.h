@@ -95,6 +95,8 @@ lmoe_status lmoe__scan_elem_grad_ref(const lmoe_args *a);
 lmoe_status lmoe__scan_elem_summary_ref(const lmoe_args *a);
 lmoe_status lmoe__scan_elem_grad_summary_ref(const lmoe_args *a);
 lmoe_status lmoe__scan_elem_combine_ref(const lmoe_args *a);
+lmoe_status lmoe__scan_learn_ref(const lmoe_args *a);
+lmoe_status lmoe__scan_learn_grad_ref(const lmoe_args *a);
 lmoe_status lmoe__attention_ref(const lmoe_args *a);
 lmoe_status lmoe__attention_grad_ref(const lmoe_args *a);
 lmoe_status lmoe__attention_summary_ref(const lmoe_args *a);

@@ -13,7 +13,7 @@ const lmoe_op *const lmoe__ops[] = {
 static const char *const axis_names[] = {
     "batch",   "seq",    "embed",  "heads",  "kv_heads", "head_k", "head_v", "hidden",
     "vocab",   "kernel", "expert", "choice", "row",      "bound",  "rank",   "context",
-    "channel", "state",  "part",   "a",      "b",        "c",      "d"};
+    "channel", "slot",   "state",  "part",   "a",        "b",      "c",      "d"};
 
 static const char *intern(const char *word, size_t n)
 {

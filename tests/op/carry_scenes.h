@@ -6,7 +6,7 @@
 
 #include "tests/op/call.h"
 
-enum { SCAN, CONV, ATTENTION, DELTA, ELEM, FAMILIES };
+enum { SCAN, CONV, ATTENTION, DELTA, ELEM, LEARN, FAMILIES };
 enum { RESETS = 1, SKIPS = 2, CARRY = 4, FLAGS = 8, VARIANTS = 4, RING = 40 };
 enum { FIRST = 4 }; /* attention: position of the first token; cached keys lie before it */
 
@@ -16,11 +16,11 @@ static const lmoe_conv_attrs conv_attrs[2] = {{0}, {1}};
 static const lmoe_attention_attrs attention_attrs[VARIANTS] = {
     {0.6, 0, 0}, {0.4, 0, 0}, {0.9, 3, 0}, {1, 7, 0}};
 
-static const char *const op_names[FAMILIES] = {"scan_diag/1", "short_conv/1", "attention/1",
-                                               "scan_delta/1", "scan_elem/1"};
+static const char *const op_names[FAMILIES] = {"scan_diag/1",  "short_conv/1", "attention/1",
+                                               "scan_delta/1", "scan_elem/1",  "scan_learn/1"};
 static const char *const grad_names[FAMILIES] = {"scan_diag_grad/1", "short_conv_grad/1",
                                                  "attention_grad/1", "scan_delta_grad/1",
-                                                 "scan_elem_grad/1"};
+                                                 "scan_elem_grad/1", "scan_learn_grad/1"};
 
 /* ---- scenes: calls with random operands; a variant is a form of decay, a kernel, a window ---- */
 
@@ -129,6 +129,39 @@ static inline void elem_scene(call *c, int variant, int64_t batch, int64_t seq, 
                 heads ? with_heads : h, LMOE_FILL_NORMAL, 0, 1, seed);
 }
 
+/* As TTT and Titans use it; with a momentum but without norm; without momentum and decay. */
+static inline void learn_scene(call *c, int variant, int64_t batch, int64_t seq, int flags,
+                               uint64_t seed)
+{
+    static const lmoe_scan_learn_attrs attrs = {1};
+    enum { LR = 3, PHASE, MOMENTUM, DECAY, POSITION, GAMMA, BETA, INITIAL, PLACES = 4 };
+    int placed = variant == 0 || variant == 2;
+    const int64_t k[] = {batch, seq, 2, 3}, v[] = {batch, seq, 2, 4}, w[] = {2, 3, 4},
+                  places[] = {PLACES}, m[] = {batch, placed ? 2 : 3, 2, 3, 4};
+    c->attrs = &attrs;
+    for (int i = 0; i < 2; i++)
+        operand(c, i, LMOE_F64, "batch seq heads head_k", k, LMOE_FILL_NORMAL, 0, 0.5, seed);
+    operand(c, 2, LMOE_F64, "batch seq heads head_v", v, LMOE_FILL_NORMAL, 0, 1, seed);
+    operand(c, LR, LMOE_F64, "batch seq heads", k, LMOE_FILL_UNIFORM, 0.01, 0.05, seed);
+    tensor *phase = operand(c, PHASE, LMOE_I32, "batch seq", k, LMOE_FILL_CONST, 0, 0, seed);
+    for (int64_t i = 0; i < batch * seq; i++)
+        lmoe_put(&phase->b, i, (double)((i % seq + 1) % PLACES));
+    if (variant == 1 || variant == 2)
+        operand(c, MOMENTUM, LMOE_F64, "batch seq heads", k, LMOE_FILL_DECAY, 0, 0, seed);
+    if (variant == 1)
+        operand(c, DECAY, LMOE_F64, "batch seq heads", k, LMOE_FILL_DECAY, 0, 0, seed);
+    if (placed) operand(c, POSITION, LMOE_F64, "a", places, LMOE_FILL_UNIFORM, 0.2, 1, seed);
+    for (int i = GAMMA; i <= BETA && variant != 2; i++) {
+        const int64_t row[] = {2, 4};
+        operand(c, i, LMOE_F64, "heads head_v", row, LMOE_FILL_NORMAL, 0.6, 0.2, seed);
+    }
+    operand(c, INITIAL, LMOE_F64, "heads head_k head_v", w, LMOE_FILL_NORMAL, 0, 0.5, seed);
+    flag_operands(c, 11, 12, k, flags, seed);
+    if (flags & CARRY)
+        operand(c, 13, LMOE_F64, "batch slot heads head_k head_v", m, LMOE_FILL_NORMAL, 0, 0.3,
+                seed);
+}
+
 /* Documents start where RESETS draws a flag. The ring always is there: without CARRY it is empty.
  */
 static inline void attention_scene(call *c, int variant, int64_t batch, int64_t seq, int flags,
@@ -167,6 +200,7 @@ static inline call scene(int family, int variant, int64_t batch, int64_t seq, in
     if (family == CONV) conv_scene(&c, variant, batch, seq, flags, seed);
     if (family == DELTA) delta_scene(&c, variant, batch, seq, flags, seed);
     if (family == ELEM) elem_scene(&c, variant, batch, seq, flags, seed);
+    if (family == LEARN) learn_scene(&c, variant, batch, seq, flags, seed);
     if (family == ATTENTION) attention_scene(&c, variant, batch, seq, flags, seed);
     return c;
 }

@@ -128,6 +128,7 @@ static void check_segments(int family, int variant, int flags, const int64_t *le
 
 START_TEST(segments)
 {
+    if (!op_named(op_names[_i])->carry->summary) return; /* handed over in order only */
     static const int64_t lengths[][4] = {{3, 4}, {1, 1}, {1, 2, 5}, {2, 1, 1, 6}, {1, 1, 1, 1}};
     static const int64_t equal[][4] = {{5, 5}, {1, 1}, {4, 4, 4}, {3, 3, 3, 3}, {1, 1, 1, 1}};
     static const int counts[] = {2, 2, 3, 4, 4};

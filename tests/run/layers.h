@@ -48,6 +48,10 @@ static const char *const layers[] = {
     "class = lsm/s4d\nstate = 6",
     "class = lsm/gateloop",
     "class = lsm/gateloop\nheads = 4\nsub_norm = yes",
+    "class = lsm/ttt\nheads = 2\nmini_batch = 4",
+    "class = lsm/ttt\nheads = 2\nmini_batch = 3\nshare_qk = yes\nuse_gate = yes",
+    "class = lsm/titans\nheads = 2\nmini_batch = 4",
+    "class = lsm/titans\nheads = 2\nmini_batch = 5\nshort_conv = no\ninner_norm = yes",
     "class = lsm/attention\nheads = 2",
     "class = lsm/attention\nheads = 4\nkv_heads = 2\nwindow = 5\nqk_norm = yes",
 };

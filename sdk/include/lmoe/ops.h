@@ -458,6 +458,56 @@ static inline lmoe_tensor lmoe_scan_elem_at(lmoe_trace *t, const char *file, int
 #define lmoe_scan_elem(t, ...) \
     lmoe_scan_elem_at((t), LMOE_HERE, &(const lmoe_scan_elem_in){__VA_ARGS__})
 
+/* ---- scan_learn/1: a linear memory that learns by gradient steps in mini-batches
+ *   u_s = d loss(k_s^T W, target_s) / d(k_s^T W)        W: the memory at the mini-batch's start
+ *   S_s = exp(momentum_s) S_{s-1} - lr_s k_s u_s^T
+ *   with position: y_s = (W + position_{phase_s} S_s)^T q_s ; the next mini-batch starts with
+ *                  W <- W + position_last S, S <- 0
+ *   without:       M_s = exp(decay_s) M_{s-1} + S_s , y_s = M_s^T q_s ; it starts with W <- M
+ *   loss(z, target) = |norm(z) - target|^2 / 2; norm: layer norm over head_v with gamma and beta, or
+ *   nothing if they are absent
+ * q, k: (batch seq heads head_k), target: (batch seq heads head_v) -> y like target
+ * lr (batch seq heads), momentum and decay likewise or absent, logs <= 0 (without momentum, S_{s-1}
+ * stays as it is if there is a position, and else does not count); position (place) or
+ * absent; gamma, beta (heads head_v); initial (heads head_k head_v): the memory at the start; all in
+ * the state dtype. phase (batch seq) i32: a token's place in its mini-batch, 0 where one begins.
+ * carry: W - initial, S and, without position, M - initial (batch slot heads head_k head_v).
+ * There is no summary: a sequence that is split hands the carry over in order.
+ * scan_learn_grad/1 (the same up to skip, dy, carry in | dcarry out) -> dq, dk, dtarget, dlr,
+ *   dmomentum, ddecay, dposition, dgamma, dbeta, dinitial | dcarry in */
+typedef struct lmoe_scan_learn_attrs {
+    double eps; /* of the layer norm */
+} lmoe_scan_learn_attrs;
+
+typedef struct lmoe_scan_learn_in {
+    lmoe_tensor q, k, target, lr, phase, momentum, decay, position, gamma, beta, initial;
+} lmoe_scan_learn_in;
+
+static inline lmoe_tensor lmoe_scan_learn_at(lmoe_trace *t, const char *file, int line, double eps,
+                                             const lmoe_scan_learn_in *o)
+{
+    lmoe_scan_learn_attrs a = {eps};
+    lmoe_tensor in[11] = {o->q,     o->k,        o->target, o->lr,   o->phase,  o->momentum,
+                          o->decay, o->position, o->gamma,  o->beta, o->initial};
+    return lmoe_apply_at(t, file, line, "scan_learn/1", in, 11, &a, sizeof a, NULL, 0);
+}
+/* Operands by name: lmoe_scan_learn(t, eps, .q = q, .k = k, ...) */
+#define lmoe_scan_learn(t, eps, ...) \
+    lmoe_scan_learn_at((t), LMOE_HERE, (eps), &(const lmoe_scan_learn_in){__VA_ARGS__})
+
+/* ---- phase/1: (positions, document; both ambient) -> (batch seq) i32
+ * (position - document) modulo period: a token's place in its document's mini-batches. */
+typedef struct lmoe_phase_attrs {
+    int64_t period;
+} lmoe_phase_attrs;
+
+static inline lmoe_tensor lmoe_phase_at(lmoe_trace *t, const char *file, int line, int64_t period)
+{
+    lmoe_phase_attrs o = {period};
+    return lmoe_apply_at(t, file, line, "phase/1", NULL, 0, &o, sizeof o, NULL, 0);
+}
+#define lmoe_phase(t, period) lmoe_phase_at((t), LMOE_HERE, (period))
+
 /* ---- attention/1: causal softmax attention
  * q: (batch seq heads head_k), k: (batch seq kv_heads head_k), v: (batch seq kv_heads head_v)
  *   -> y (batch seq heads head_v), lse (batch seq heads) in the state dtype
