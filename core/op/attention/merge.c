@@ -30,9 +30,11 @@ static lmoe_status shape(lmoe_trace *t, const void *attrs, const lmoe_desc *in, 
 
 static int sample(int index, lmoe_case *c)
 {
-    static const int64_t sizes[][4] = {
-        {1, 1, 1, 1}, {2, 63, 3, 5}, {1, 65, 2, 64}, {3, 7, 4, 31}, {8, 512, 8, 64}};
-    if (index >= (int)(sizeof sizes / sizeof *sizes)) return 0;
+    static const int64_t sizes[][4] = {{1, 1, 1, 1},    {2, 63, 3, 5},  {1, 65, 2, 64},
+                                       {3, 7, 4, 31},   {2, 2, 1, 17},  {1, 129, 4, 8},
+                                       {4, 31, 2, 128}, {8, 512, 8, 64}};
+    const int last = (int)(sizeof sizes / sizeof *sizes) - 1;
+    if (index > last) return 0;
     double deviation = index == 3 ? 60 : 1; /* one set may outweigh the other by far */
     for (int i = 0; i < 4; i += 2) {
         lmoe__case_input(c, i, LMOE_F32, "batch seq heads head_v", sizes[index], LMOE_FILL_NORMAL,
@@ -40,7 +42,7 @@ static int sample(int index, lmoe_case *c)
         lmoe__case_input(c, i + 1, LMOE_F32, "batch seq heads", sizes[index],
                          index == 1 ? LMOE_FILL_DECAY : LMOE_FILL_NORMAL, 0, deviation);
     }
-    c->flags = index == 4 ? LMOE_CASE_BENCH : 0;
+    c->flags = index == last ? LMOE_CASE_BENCH : 0;
     return 1;
 }
 

@@ -134,23 +134,32 @@ static void make_ready(op *o)
     for (int32_t i = 0; i < g->ranks; i++) loop_wake(o->part[i]);
 }
 
+/* Room for some more, so that a training step, whose ranks run apart now less, now more, soon needs
+ * none. */
+static bool make_room(group *g)
+{
+    size_t n = (size_t)g->ranks, one = sizeof(request *) + 2 * sizeof(void *);
+    for (int i = 0; i < 32; i++) {
+        op *o = calloc(1, sizeof *o + n * one);
+        if (!o) break;
+        o->part = (request **)(o + 1);
+        o->from = (const void **)(o->part + n);
+        o->to = (void **)(o->from + n);
+        o->next = g->free_ops;
+        g->free_ops = o;
+    }
+    return g->free_ops != NULL;
+}
+
 /* The group's collective of this number; a new one if this rank is the first to start it. */
 static op *find(group *g, int64_t number)
 {
     op **at = &g->ops;
     while (*at && (*at)->number != number) at = &(*at)->next;
     if (*at) return *at;
+    if (!g->free_ops && !make_room(g)) return NULL;
     op *o = g->free_ops;
-    if (o) {
-        g->free_ops = o->next;
-    } else {
-        size_t n = (size_t)g->ranks, one = sizeof(request *) + 2 * sizeof(void *);
-        o = calloc(1, sizeof *o + n * one);
-        if (!o) return NULL;
-        o->part = (request **)(o + 1);
-        o->from = (const void **)(o->part + n);
-        o->to = (void **)(o->from + n);
-    }
+    g->free_ops = o->next;
     o->next = NULL;
     o->group = g;
     o->number = number;

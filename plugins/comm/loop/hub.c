@@ -99,11 +99,14 @@ static bool copy_counts(request *r, int32_t ranks)
 request *loop_request_new(comm *c, const lmoe_exchange *e, int64_t number)
 {
     hub *h = c->group->hub;
+    for (int i = h->free_requests ? 64 : 0; i < 64; i++) { /* some more than are needed now */
+        request *more = calloc(1, sizeof *more);
+        if (!more) break;
+        more->next = h->free_requests;
+        h->free_requests = more;
+    }
     request *r = h->free_requests;
-    if (r)
-        h->free_requests = r->next;
-    else
-        r = calloc(1, sizeof *r);
+    if (r) h->free_requests = r->next;
     if (!r) {
         loop_fail(h, "%s: out of memory", lmoe_exchange_name(e));
         return NULL;
