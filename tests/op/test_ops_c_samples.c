@@ -115,6 +115,7 @@ int main(void)
 {
     Suite *suite = suite_create("ops_c_samples");
     TCase *c = tcase_create("samples");
+    tcase_set_timeout(c, 60);
     tcase_add_loop_test(c, samples_are_legal, 0, N_OPS);
     suite_add_tcase(suite, c);
     SRunner *runner = srunner_create(suite);
