@@ -67,7 +67,7 @@ static bool advance(const schedule *s, int rank, int *at, double *clock, double 
 
 static lmoe_status try_out(const schedule *s, const double *cost, double *bubble)
 {
-    int ranks = s->shape->ranks, m = s->shape->micro_batches, left = ranks;
+    int ranks = s->shape->ranks, m = s->shape->micro_batches;
     int *at = calloc((size_t)ranks, sizeof *at);
     double *clock = calloc((size_t)ranks, sizeof *clock), end = 0, busy = 0;
     double *done = lmoe__malloc(sizeof *done * 2 * (size_t)s->stages * (size_t)m);
@@ -79,7 +79,6 @@ static lmoe_status try_out(const schedule *s, const double *cost, double *bubble
         for (int r = 0; r < ranks; r++) any |= advance(s, r, &at[r], &clock[r], done, cost);
     }
     for (int r = 0; r < ranks; r++) {
-        left -= at[r] == s->n;
         end = fmax(end, clock[r]);
         if (at[r] < s->n && status == LMOE_OK)
             status =

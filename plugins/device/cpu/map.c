@@ -7,23 +7,25 @@
 /* y = f(x), or dx = dy f'(x), for n elements. */
 typedef void (*map_fn)(const float *x, const float *dy, float *y, int64_t n);
 
-#define FUNCTION(name, value, slope)                                               \
+#define LOOPS(name, value, slope, simd)                                            \
     static void name(const float *px, const float *dy, float *y, int64_t n)        \
     {                                                                              \
-        CPU_SIMD                                                                   \
-        for (int64_t i = 0; i < n; i++) {                                          \
+        simd for (int64_t i = 0; i < n; i++)                                       \
+        {                                                                          \
             float x = px[i];                                                       \
             y[i] = value;                                                          \
         }                                                                          \
     }                                                                              \
     static void name##_grad(const float *px, const float *dy, float *y, int64_t n) \
     {                                                                              \
-        CPU_SIMD                                                                   \
-        for (int64_t i = 0; i < n; i++) {                                          \
+        simd for (int64_t i = 0; i < n; i++)                                       \
+        {                                                                          \
             float x = px[i];                                                       \
             y[i] = dy[i] * (slope);                                                \
         }                                                                          \
     }
+#define FUNCTION(name, value, slope) LOOPS(name, value, slope, CPU_SIMD)
+#define LIBRARY(name, value, slope)  LOOPS(name, value, slope, ) /* of libm: not vectorised */
 
 /* 1 / cosh^2 */
 static inline float tanh_slope(float x)
@@ -63,9 +65,9 @@ FUNCTION(gelu, x *cpu_sigmoidf(gelu_argument(x)), gelu_slope(x))
 FUNCTION(root, sqrtf(x), 0.5f / sqrtf(x))
 FUNCTION(onemexp, -cpu_expm1f(x), -cpu_expf(x))
 FUNCTION(log1mexp, cpu_log1mexpf(x), -1.0f / cpu_expm1f(-x))
-FUNCTION(sine, sinf(x), cosf(x)) /* of small tables: the library's own are good enough */
-FUNCTION(cosine, cosf(x), -sinf(x))
-FUNCTION(gelu_erf, x *normal(x), normal(x) + x * (0.39894228f * cpu_expf(-0.5f * x * x)))
+LIBRARY(sine, sinf(x), cosf(x)) /* of small tables: the library's own are good enough */
+LIBRARY(cosine, cosf(x), -sinf(x))
+LIBRARY(gelu_erf, x *normal(x), normal(x) + x * (0.39894228f * cpu_expf(-0.5f * x * x)))
 
 static const struct {
     map_fn value, slope;
