@@ -43,7 +43,7 @@ static const layout layouts[] = {
     {"ring 4", "sp:4", "sp = parallel/ring\n"},
     {"scan 4", "sp:4", "sp = parallel/scan\n"},
     {"ulysses 2", "sp:2", "sp = parallel/ulysses\n"},
-    /* mixed, 8 ranks, every second layer softmax attention */
+    /* mixed, 8 ranks, softmax attention between two of the layers */
     {"dp lasp2", "dp:2 sp:4", ""},
     {"dp tp lasp2", "dp:2 tp:2 sp:2", ""},
     {"ep lasp2", "ep:4 sp:2", ""},
@@ -138,15 +138,16 @@ static lmoe_status train(lmoe_ctx *ctx, const char *layer, bool mixed, const lay
     lmoe__setup s = {0};
     int n = snprintf(
         text, sizeof text,
-        "[run]\ndir = run\n[model]\nembed = 16\nlayers = 2\ninit_std = 0.2\npattern = %s\n"
+        "[run]\ndir = run\n[model]\nembed = 16\nlayers = %d\ninit_std = 0.2\npattern = %s\n"
         "[layer L]\n%s\n%s[ffn]\nhidden = 12\nexperts = 4\ntop_k = 2\n[router]\naux_loss = 0.02\n"
         "z_loss = 0.01\n[data]\ntrain = tales.bin\npacked = yes\n[train]\nbatch = 8\n"
         "accumulate = 2\nseq = 16\nsteps = %d\nlr = 2e-4\neps = 1e-6\nwarmup = 0\n"
         "schedule = constant\n"
         "dtype = %s\n%s%s%s%s",
-        mixed ? "NL" : "L", layer, mixed ? "[layer N]\nclass = lsm/attention\nheads = 2\n" : "",
-        steps, f64 ? "f64" : "f32", at ? "[parallel]\ncomm = comm/loop\nmesh = " : "",
-        at ? at->mesh : "", at ? "\n" : "", at ? at->lines : "");
+        mixed ? 3 : 2, mixed ? "LNL" : "L", layer,
+        mixed ? "[layer N]\nclass = lsm/attention\nheads = 2\n" : "", steps, f64 ? "f64" : "f32",
+        at ? "[parallel]\ncomm = comm/loop\nmesh = " : "", at ? at->mesh : "", at ? "\n" : "",
+        at ? at->lines : "");
     lmoe__ctx_init(ctx);
     ctx->log_level = LMOE_LOG_ERROR;
     s.conf = lmoe__conf_read_text(ctx, "matrix.ini", text, (size_t)n);
