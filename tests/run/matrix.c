@@ -322,7 +322,7 @@ int main(int argc, char **argv)
     bool whole = !*only_layer && !*only;
     char other[128] = "";
     if (argc > 2 && strcmp(argv[1], "--class") == 0) {
-        snprintf(other, sizeof other, "class = %s\nheads = 2", argv[2]);
+        snprintf(other, sizeof other, "class = %s\nheads = 4", argv[2]);
         only_layer = only = "";
     }
     if (!freopen("/dev/null", "w", stdout) || !mkdtemp(folder) || chdir(folder) != 0) return 2;
