@@ -138,10 +138,9 @@ void lmoe__graph_order(lmoe__graph *g)
         o.place[i] = now;
         sorted[now] = g->nodes[i];
     }
-    for (int i = 0; i < g->n_nodes; i++) {
-        g->nodes[i] = sorted[i];
-        if (sorted[i].forward >= 0) g->nodes[i].forward = o.place[sorted[i].forward];
-    }
+    /* `forward` stays: in the graph of a stage it counts another graph's nodes, and from here on it
+     * only tells backward nodes */
+    for (int i = 0; i < g->n_nodes; i++) g->nodes[i] = sorted[i];
     for (int v = 1; v < g->n_values; v++) {
         if (g->values[v].node >= 0) g->values[v].node = o.place[g->values[v].node];
     }
