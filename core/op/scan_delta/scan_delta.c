@@ -235,7 +235,8 @@ static const lmoe_carry op_carry = {.size = sizeof(lmoe_carry),
                                     .n_summary_in = 7,
                                     .summary_in = {1, 2, 3, 4, 5, 6, 7},
                                     .n_summary = 2,
-                                    .combine = "scan_delta_combine/1"};
+                                    .combine = "scan_delta_combine/1",
+                                    .summary_state = {2}};
 static const lmoe_carry grad_carry = {.size = sizeof(lmoe_carry),
                                       .count = 1,
                                       .in = 10,
@@ -246,7 +247,8 @@ static const lmoe_carry grad_carry = {.size = sizeof(lmoe_carry),
                                       .n_summary_in = 8,
                                       .summary_in = {0, 1, 3, 4, 5, 6, 7, 8},
                                       .n_summary = 2,
-                                      .combine = "scan_delta_combine/1"};
+                                      .combine = "scan_delta_combine/1",
+                                      .summary_state = {2}};
 
 /* ---- axis rules: batch, heads and head_v may be split ---- */
 

@@ -257,7 +257,8 @@ static const lmoe_carry op_carry = {.size = sizeof(lmoe_carry),
                                     .n_summary_in = 8,
                                     .summary_in = {X, STEP, RATE, COS, SIN, B, RESET, SKIP},
                                     .n_summary = 2,
-                                    .combine = "scan_elem_combine/1"};
+                                    .combine = "scan_elem_combine/1",
+                                    .summary_state = {2}};
 static const lmoe_carry grad_carry = {
     .size = sizeof(lmoe_carry),
     .count = 1,
@@ -269,7 +270,8 @@ static const lmoe_carry grad_carry = {
     .n_summary_in = 9,
     .summary_in = {STEP, RATE, COS, SIN, C, C_IM, RESET, SKIP, DY},
     .n_summary = 2,
-    .combine = "scan_elem_combine/1"};
+    .combine = "scan_elem_combine/1",
+    .summary_state = {2}};
 
 /* ---- axis rules ---- */
 
