@@ -6,7 +6,7 @@
  * rank to rank: each receives the one with which its tokens start, puts its summary on top, and
  * hands on, whole or in blocks of heads, so that a rank hands on the first while the next is on its
  * way. What has no summary hands on the carry that the op itself leaves. Keys and values of softmax
- * attention grow with the tokens, so they are always gathered.
+ * attention grow with the tokens, so they are gathered here (parallel/ring does it otherwise).
  */
 #ifndef LMOE_SEQUENCE_H
 #define LMOE_SEQUENCE_H
