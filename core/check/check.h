@@ -60,7 +60,8 @@ typedef struct lmoe__exam {
 
 enum {
     LMOE__CHECK_CLOSED = 1, /* the plugin is not opened before it */
-    LMOE__CHECK_BENCH = 2   /* only with --bench */
+    LMOE__CHECK_BENCH = 2,  /* only with --bench */
+    LMOE__CHECK_REFUSED = 4 /* also of a file that the host refuses; needs LMOE__CHECK_CLOSED */
 };
 
 typedef struct lmoe__check {

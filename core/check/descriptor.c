@@ -11,6 +11,6 @@ static void accepted(lmoe__exam *x)
 const lmoe__check lmoe__checks_descriptor[] = {
     {"descriptor", "accepted",
      "versions, sizes, names, kinds, options and load() are what this host can use", NULL,
-     LMOE__QUICK, 10, accepted, LMOE__CHECK_CLOSED},
+     LMOE__QUICK, 10, accepted, LMOE__CHECK_CLOSED | LMOE__CHECK_REFUSED},
     {0},
 };

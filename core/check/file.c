@@ -12,6 +12,6 @@ static void opens(lmoe__exam *x)
 const lmoe__check lmoe__checks_file[] = {
     {"file", "opens",
      "the file may be trusted, is built for this machine, opens with RTLD_NOW and has the entry",
-     NULL, LMOE__QUICK, 10, opens, LMOE__CHECK_CLOSED},
+     NULL, LMOE__QUICK, 10, opens, LMOE__CHECK_CLOSED | LMOE__CHECK_REFUSED},
     {0},
 };

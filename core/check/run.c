@@ -23,6 +23,7 @@ typedef struct subject {
     lmoe__scan scan;
     const lmoe__check_options *options;
     lmoe__check_report *report;
+    bool shut; /* the first of all checks, that the file opens, failed */
 } subject;
 
 /* ---- check.ini ---- */
@@ -103,9 +104,10 @@ static void run_one(subject *s, const lmoe__check *c, const char *class)
     if (reason) {
         v->outcome = LMOE__SKIP;
         snprintf(v->message, sizeof v->message, "check.ini: %s", reason);
-    } else if (s->scan.error && !(c->flags & LMOE__CHECK_CLOSED)) {
+    } else if (s->shut || (s->scan.error && !(c->flags & LMOE__CHECK_REFUSED))) {
         v->outcome = LMOE__SKIP;
-        snprintf(v->message, sizeof v->message, "the file is refused");
+        snprintf(v->message, sizeof v->message, "the file %s",
+                 s->shut ? "does not open" : "is refused");
     } else {
         lmoe__check_isolated(s->arena, s->path, c, class, s->notes, s->options, v, &printed);
     }
@@ -116,6 +118,7 @@ static void run_one(subject *s, const lmoe__check *c, const char *class)
         snprintf(v->note, sizeof v->note, "it printed: \"%s\"", printed);
     }
     count(s->report, v->outcome);
+    if (c == lmoe__check_at(0)) s->shut = v->outcome != LMOE__PASS && v->outcome != LMOE__WARN;
     lmoe__check_report_result(s->report, &result);
 }
 
