@@ -3,25 +3,7 @@
  */
 #include "core/data/data.h"
 
-#include <check.h>
-#include <stdlib.h>
-#include <unistd.h>
-
-static char folder[] = "/tmp/lmoe-mqar-XXXXXX";
-static lmoe_ctx ctx;
-
-static void enter_folder(void)
-{
-    lmoe__ctx_init(&ctx);
-    ck_assert(mkdtemp(folder) && chdir(folder) == 0);
-}
-
-static void leave_folder(void)
-{
-    unlink("m.bin");
-    unlink("m.idx");
-    ck_assert(chdir("/") == 0 && rmdir(folder) == 0);
-}
+#include "folder.h"
 
 static void must(lmoe_status status)
 {
@@ -181,15 +163,9 @@ END_TEST
 int main(void)
 {
     Suite *s = suite_create("mqar");
-    TCase *t = tcase_create("mqar");
-    tcase_add_checked_fixture(t, enter_folder, leave_folder);
+    TCase *t = group(s, "mqar");
     tcase_add_test(t, context_is_not_predicted);
     tcase_add_test(t, a_question_for_each_pair);
     tcase_add_test(t, tasks_that_cannot_be_made);
-    suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_ENV);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed != 0;
+    return run_suite(s);
 }

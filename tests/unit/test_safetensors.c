@@ -3,49 +3,7 @@
  */
 #include "core/ckpt/ckpt.h"
 
-#include <check.h>
-#include <ftw.h>
-#include <stdlib.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
-static char folder[] = "/tmp/lmoe-tensors-XXXXXX";
-static lmoe_ctx ctx;
-
-static int remove_one(const char *path, const struct stat *info, int type, struct FTW *at)
-{
-    return remove(path);
-}
-
-static void enter_folder(void)
-{
-    strcpy(folder + sizeof folder - 7, "XXXXXX");
-    ck_assert_ptr_nonnull(mkdtemp(folder));
-    ck_assert_int_eq(chdir(folder), 0);
-    lmoe__ctx_init(&ctx);
-}
-
-static void leave_folder(void)
-{
-    ck_assert_int_eq(chdir("/"), 0);
-    nftw(folder, remove_one, 8, FTW_DEPTH | FTW_PHYS);
-}
-
-static void save(const char *path, const void *data, size_t n)
-{
-    unlink(path); /* cutting an old file short would wait for the disk */
-    FILE *f = fopen(path, "wb");
-    ck_assert_ptr_nonnull(f);
-    ck_assert_uint_eq(fwrite(data, 1, n, f), n);
-    ck_assert_int_eq(fclose(f), 0);
-}
-
-static void expect_message(lmoe_status status, lmoe_status expected, const char *part)
-{
-    ck_assert_msg(status == expected, "%d, said: %s", status, ctx.message);
-    ck_assert_msg(strstr(ctx.message, part) != NULL, "\"%s\" is not in: %s", part, ctx.message);
-    lmoe__ctx_clear(&ctx);
-}
+#include "folder.h"
 
 /* N, the header, and `bytes` bytes 0, 1, 2, ... of data */
 static lmoe_status open_header(const char *header, size_t n, size_t bytes, lmoe__st *st)
@@ -55,7 +13,7 @@ static lmoe_status open_header(const char *header, size_t n, size_t bytes, lmoe_
     lmoe__text_add_bytes(&s, (char *)&length, 8);
     lmoe__text_add_bytes(&s, header, n);
     for (size_t i = 0; i < bytes; i++) lmoe__text_add_bytes(&s, (char[]){(char)i}, 1);
-    save("x.safetensors", s.data, s.length);
+    save_file("x.safetensors", s.data, s.length);
     lmoe__text_free(&s);
     return lmoe__st_open(&ctx, "x.safetensors", st);
 }
@@ -244,7 +202,7 @@ START_TEST(files_that_cannot_be_written)
     source s = {few, -1, 0};
     lmoe__st_file f = {"none/f.safetensors", few, (int[]){0}, 1, NULL, fill, &s, 0, {0}};
     expect_message(lmoe__st_write(&ctx, &f), LMOE_E_IO, "cannot write none/f.safetensors: No such");
-    save("there", "x", 1);
+    save_file("there", "x", 1);
     f.path = "there";
     expect_message(lmoe__st_write(&ctx, &f), LMOE_E_IO, "cannot write there: File exists");
     ck_assert_int_eq(access("there", F_OK), 0);
@@ -366,7 +324,7 @@ START_TEST(lengths_of_the_header_that_lie)
         lmoe__st st;
         memcpy(file, &lengths[i], 8);
         memcpy(file + 8, "{      }", 8);
-        save("x.safetensors", file, 16);
+        save_file("x.safetensors", file, 16);
         expect_message(lmoe__st_open(&ctx, "x.safetensors", &st), LMOE_E_CONFIG, "its header");
     }
 }
@@ -407,11 +365,11 @@ START_TEST(every_truncation_is_seen)
     ck_assert_int_eq(lmoe__st_write(&ctx, &f), LMOE_OK);
     ck_assert_int_eq(lmoe__read_file(&ctx, "f.safetensors", &have, &size), LMOE_OK);
     for (size_t n = 0; n < size; n++) {
-        save("f.safetensors", have, n);
+        save_file("f.safetensors", have, n);
         expect_message(lmoe__st_open(&ctx, "f.safetensors", &st), LMOE_E_CONFIG, "f.safetensors: ");
     }
     have[size] = 'x'; /* read_file puts a NUL there: room for one more */
-    save("f.safetensors", have, size + 1);
+    save_file("f.safetensors", have, size + 1);
     expect_message(lmoe__st_open(&ctx, "f.safetensors", &st), LMOE_E_CONFIG, "the tensors end at");
     free(have);
 }
@@ -431,7 +389,7 @@ START_TEST(changed_headers_do_no_harm)
         for (int bit = 0; bit < 8; bit++) {
             lmoe__st st;
             have[i] ^= (char)(1 << bit);
-            save("x.safetensors", have, size);
+            save_file("x.safetensors", have, size);
             have[i] ^= (char)(1 << bit);
             if (lmoe__st_open(&ctx, "x.safetensors", &st) != LMOE_OK) {
                 expect_message(LMOE_E_CONFIG, ctx.status, "x.safetensors: ");
@@ -467,15 +425,6 @@ START_TEST(paths_that_cannot_be_read)
 }
 END_TEST
 
-static TCase *group(Suite *s, const char *name)
-{
-    TCase *c = tcase_create(name);
-    tcase_set_timeout(c, 60);
-    tcase_add_checked_fixture(c, enter_folder, leave_folder);
-    suite_add_tcase(s, c);
-    return c;
-}
-
 int main(void)
 {
     Suite *s = suite_create("safetensors");
@@ -493,9 +442,5 @@ int main(void)
     tcase_add_test(c, every_truncation_is_seen);
     tcase_add_test(c, changed_headers_do_no_harm);
     tcase_add_test(c, paths_that_cannot_be_read);
-    SRunner *runner = srunner_create(s);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(s);
 }
