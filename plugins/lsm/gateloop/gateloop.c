@@ -64,12 +64,7 @@ static lmoe_status declare(lmoe_trace *t, const void *opt, void *params)
         w->norm_bias = lmoe_vector(t, "maybe_sub_ln.bias", "channel", n.inner, 0.0);
     }
     w->gate = lmoe_matrix(t, "to_gates.0.weight", "embed channel", e, n.inner, 0);
-    lmoe_param_def out = {.size = sizeof out,
-                          .name = "to_out.weight",
-                          .axes = "channel embed",
-                          .dim = {n.inner, e},
-                          .flags = LMOE_PARAM_RESIDUAL};
-    w->out = lmoe_param(t, &out);
+    w->out = lmoe_output_weight(t, "to_out.weight", "channel embed", n.inner, e, 0);
     return LMOE_OK;
 }
 

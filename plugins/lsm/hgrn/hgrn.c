@@ -61,12 +61,7 @@ static lmoe_status declare(lmoe_trace *t, const void *opt, void *params)
         w->bounds = lmoe_param(t, &d);
     }
     w->norm = lmoe_vector(t, "g_norm.weight", "channel", c, 1.0);
-    lmoe_param_def out = {.size = sizeof out,
-                          .name = "o_proj.weight",
-                          .axes = "channel embed",
-                          .dim = {c, e},
-                          .flags = LMOE_PARAM_RESIDUAL};
-    w->out = lmoe_param(t, &out);
+    w->out = lmoe_output_weight(t, "o_proj.weight", "channel embed", c, e, 0);
     return LMOE_OK;
 }
 

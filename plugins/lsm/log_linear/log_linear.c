@@ -66,12 +66,7 @@ static lmoe_status declare(lmoe_trace *t, const void *opt, void *params)
     w->level = lmoe_head_vector(t, "L", "heads level", heads, o->levels, 1.0);
     w->d = lmoe_vector(t, "D", "heads", heads, 1.0);
     w->norm = lmoe_vector(t, "norm.weight", "channel", inner, 1.0);
-    lmoe_param_def out = {.size = sizeof out,
-                          .name = "out_proj.weight",
-                          .axes = "channel embed",
-                          .dim = {inner, e},
-                          .flags = LMOE_PARAM_RESIDUAL};
-    w->out = lmoe_param(t, &out);
+    w->out = lmoe_output_weight(t, "out_proj.weight", "channel embed", inner, e, 0);
     return LMOE_OK;
 }
 

@@ -69,12 +69,7 @@ static lmoe_status declare(lmoe_trace *t, const void *opt, void *params)
     w->a_log = lmoe_decay_rate(t, "A_log", n.heads, 1.0, 16.0);
     w->d = lmoe_vector(t, "D", "heads", n.heads, 1.0);
     w->norm = lmoe_vector(t, "norm.weight", "channel", n.inner, 1.0);
-    lmoe_param_def out = {.size = sizeof out,
-                          .name = "out_proj.weight",
-                          .axes = "channel embed",
-                          .dim = {n.inner, e},
-                          .flags = LMOE_PARAM_RESIDUAL};
-    w->out = lmoe_param(t, &out);
+    w->out = lmoe_output_weight(t, "out_proj.weight", "channel embed", n.inner, e, 0);
     return LMOE_OK;
 }
 

@@ -59,12 +59,7 @@ static lmoe_status declare(lmoe_trace *t, const void *opt, void *params)
     w->log_a = kernel_weight(t, "kernel.log_A_real", table, e, n, 0, LMOE_INIT_CONST, log(0.5), 0);
     w->a_imag = kernel_weight(t, "kernel.A_imag", table, e, n, 0, LMOE_INIT_RAMP, 0, acos(-1.0));
     w->d = kernel_weight(t, "D", "embed", e, 0, 0, LMOE_INIT_NORMAL, 0, 1);
-    lmoe_param_def out = {.size = sizeof out,
-                          .name = "output_linear.0.weight",
-                          .axes = "embed hidden",
-                          .dim = {e, 2 * e},
-                          .flags = LMOE_PARAM_RESIDUAL};
-    w->out = lmoe_param(t, &out);
+    w->out = lmoe_output_weight(t, "output_linear.0.weight", "embed hidden", e, 2 * e, 0);
     w->bias = lmoe_vector(t, "output_linear.0.bias", "hidden", 2 * e, 0.0);
     return LMOE_OK;
 }

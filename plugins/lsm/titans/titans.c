@@ -70,12 +70,7 @@ static lmoe_status declare(lmoe_trace *t, const void *opt, void *params)
     }
     w->gate = lmoe_cube(t, "g_proj.weight", axes, e, h, d, 0);
     w->norm = lmoe_vector(t, "o_norm.weight", "head_k", d, 1);
-    lmoe_param_def out = {.size = sizeof out,
-                          .name = "o_proj.weight",
-                          .axes = "heads head_k embed",
-                          .dim = {h, d, e},
-                          .flags = LMOE_PARAM_RESIDUAL};
-    w->out = lmoe_param(t, &out);
+    w->out = lmoe_output_weight(t, "o_proj.weight", "heads head_k embed", h, d, e);
     return LMOE_OK;
 }
 

@@ -76,12 +76,7 @@ static lmoe_status declare(lmoe_trace *t, const void *opt, void *params)
     if (o->use_gate) w->gate = lmoe_matrix(t, "g_proj.weight", "embed channel", e, e, 0);
     w->norm = lmoe_vector(t, "post_norm.weight", "channel", e, 1);
     w->norm_bias = lmoe_vector(t, "post_norm.bias", "channel", e, 0);
-    lmoe_param_def out = {.size = sizeof out,
-                          .name = "o_proj.weight",
-                          .axes = "channel embed",
-                          .dim = {e, e},
-                          .flags = LMOE_PARAM_RESIDUAL};
-    w->out = lmoe_param(t, &out);
+    w->out = lmoe_output_weight(t, "o_proj.weight", "channel embed", e, e, 0);
     return LMOE_OK;
 }
 
