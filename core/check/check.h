@@ -104,6 +104,22 @@ bool lmoe__check_matches(const lmoe__check *c, const char *pattern);
 /* True for a check of this kind of class; kind NULL: of the file. */
 bool lmoe__check_is_for(const lmoe__check *c, const char *kind);
 
+/* ---- dynamic symbols of a file (symbols.c) ---- */
+
+typedef struct lmoe__symbol {
+    const char *name;
+    bool defined, weak;
+} lmoe__symbol;
+
+typedef struct lmoe__dynamic {
+    lmoe__symbol *symbols; /* global and weak ones */
+    int n_symbols;
+    const char **needed; /* libraries that it asks the dynamic linker for */
+    int n_needed;
+} lmoe__dynamic;
+
+lmoe_status lmoe__elf_dynamic(lmoe_ctx *ctx, lmoe__arena *a, const char *path, lmoe__dynamic *out);
+
 /* ---- one check in a process of its own (child.c) ---- */
 
 typedef struct lmoe__check_options {
