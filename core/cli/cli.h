@@ -20,6 +20,8 @@ int lmoe__cli_layer(lmoe_ctx *ctx, int argc, char **argv);
 int lmoe__cli_convert(lmoe_ctx *ctx, int argc, char **argv);
 int lmoe__cli_data(lmoe_ctx *ctx, int argc, char **argv);
 int lmoe__cli_plugin(lmoe_ctx *ctx, int argc, char **argv);
+int lmoe__cli_plugin_new(lmoe_ctx *ctx, int argc,
+                         char **argv); /* of lmoe plugin: what follows `new` */
 int lmoe__cli_bench(lmoe_ctx *ctx, int argc, char **argv);
 int lmoe__cli_bench_step(lmoe_ctx *ctx, int argc, char **argv); /* of lmoe bench */
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * core/plug/cli_plugin.c: lmoe plugin list, lmoe plugin info, and the way to the subcommands of
- * core/check.
+ * core/plug/cli_plugin.c: lmoe plugin list, lmoe plugin info, and the way to the other subcommands: new
+ * (cli_new.c), check and fuzz (core/check).
  *
  * Exit codes: 0 done; 1 list found a file that is refused or misbehaves; 2 the command line, or the
  * class that it names, cannot be used.
@@ -16,13 +16,15 @@ static const double scan_seconds = 5;
 static const char usage[] =
     "usage: lmoe plugin list [--plugin-path FOLDERS] [FILE ...]\n"
     "       lmoe plugin info [--plugin-path FOLDERS] [--ini] CLASS\n"
+    "       lmoe plugin new --kind KIND NAME [--vendor V] [--dir FOLDER]\n"
     "       lmoe plugin check FILE|CLASS ...   (lmoe plugin check --help says more)\n"
     "       lmoe plugin fuzz FILE|CLASS ...\n"
     "\n"
     "list opens each plugin file (those named, or all in the folders where plugins are looked\n"
     "for) in a process of its own, and says what it offers or why it is refused. info tells the\n"
-    "options of a class; with --ini as a section to paste into a run file. check asks whether a\n"
-    "plugin keeps its contracts, fuzz does so again and again.\n";
+    "options of a class; with --ini as a section to paste into a run file. new writes a folder\n"
+    "with a plugin to start from. check asks whether a plugin keeps its contracts, fuzz does so\n"
+    "again and again.\n";
 
 typedef struct arguments {
     const char *plugin_path;
@@ -255,18 +257,19 @@ static int info(lmoe_ctx *ctx, const arguments *a)
 int lmoe__cli_plugin(lmoe_ctx *ctx, int argc, char **argv)
 {
     arguments a;
-    if (argc < 2) return bad_usage("say what to do: list, info, check or fuzz");
+    if (argc < 2) return bad_usage("say what to do: list, info, new, check or fuzz");
     const char *command = argv[1];
     if (strcmp(command, "--help") == 0) {
         fputs(usage, stdout);
         return 0;
     }
+    if (strcmp(command, "new") == 0) return lmoe__cli_plugin_new(ctx, argc - 2, argv + 2);
     if (strcmp(command, "check") == 0) return lmoe__cli_check(ctx, argc - 1, argv + 1);
     if (strcmp(command, "fuzz") == 0) return lmoe__cli_fuzz(ctx, argc - 1, argv + 1);
     int code = parse_arguments(argc - 2, argv + 2, &a);
     if (code) return code;
     if (strcmp(command, "info") == 0) return info(ctx, &a);
     if (strcmp(command, "list") != 0)
-        return bad_usage("there is list, info, check and fuzz, nothing else");
+        return bad_usage("there is list, info, new, check and fuzz, nothing else");
     return a.ini ? bad_usage("--ini goes with info") : list(ctx, &a);
 }

@@ -71,6 +71,9 @@ typedef struct lmoe__search {
     int count, capacity;
 } lmoe__search;
 
+/* The folder that holds the running program, or "" if the system does not tell. What is installed
+ * with it is found from there, so that an installation may be staged and moved. */
+void lmoe__program_folder(char *folder, size_t n);
 void lmoe__search_init(lmoe__search *s, lmoe__arena *a, const char *plugin_path);
 void lmoe__search_free(lmoe__search *s);
 const lmoe__search *lmoe__registry_search(const lmoe__registry *r);

@@ -80,8 +80,7 @@ static void add_list(lmoe__search *s, lmoe__arena *a, int rank, const char *orig
     }
 }
 
-/* The folder that holds the running program, or "" if the system does not tell. */
-static void program_folder(char *folder, size_t n)
+void lmoe__program_folder(char *folder, size_t n)
 {
     ssize_t length = readlink("/proc/self/exe", folder, n - 1);
     folder[length > 0 ? length : 0] = 0;
@@ -95,7 +94,7 @@ void lmoe__search_init(lmoe__search *s, lmoe__arena *a, const char *plugin_path)
     add_list(s, a, RANK_OPTION, "--plugin-path", plugin_path);
     add_list(s, a, RANK_ENVIRONMENT, "LMOE_PLUGIN_PATH", secure_getenv("LMOE_PLUGIN_PATH"));
     char folder[4096];
-    program_folder(folder, sizeof folder);
+    lmoe__program_folder(folder, sizeof folder);
     if (folder[0])
         add_folder(s, a, RANK_BUILD, "beside the program",
                    lmoe__arena_printf(a, "%s/plugins", folder));
@@ -106,7 +105,9 @@ void lmoe__search_init(lmoe__search *s, lmoe__arena *a, const char *plugin_path)
         add_folder(s, a, RANK_USER, "yours",
                    lmoe__arena_printf(a, "%s/.local/share/lmoe/plugins/1", home));
     }
-    add_folder(s, a, RANK_INSTALLED, "installed", LMOE_PLUGIN_DIR);
+    if (folder[0])
+        add_folder(s, a, RANK_INSTALLED, "installed",
+                   lmoe__arena_printf(a, "%s/" LMOE_PLUGIN_DIR, folder));
 }
 
 void lmoe__search_free(lmoe__search *s)
