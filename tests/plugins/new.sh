@@ -37,6 +37,7 @@ for kind in lsm moe parallel comm op; do
     cd my_$kind
     quiet meson setup build -Dwerror=true
     quiet meson compile -C build
+    quiet meson test -C build
     quiet make CFLAGS='-O2 -Wall -Wextra -Werror -Wno-unused-parameter'
     quiet lmoe plugin list vendor.me-my_$kind.so
     quiet meson install -C build --destdir "$work/placed"

@@ -1,4 +1,5 @@
-/* @NAME@.c: class @CLASS@, a communicator whose ranks are threads of one process.
+/* SPDX-License-Identifier: Apache-2.0
+ * @NAME@.c: class @CLASS@, a communicator whose ranks are threads of one process.
  *
  * The ranks of a communicator share a room. A collective is a call in it, which every rank joins;
  * the last one to come does the work of all, as their buffers belong to the communicator until each

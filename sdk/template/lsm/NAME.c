@@ -1,4 +1,5 @@
-/* @NAME@.c: class @CLASS@, a sequence layer: linear attention in which every head learns how fast it
+/* SPDX-License-Identifier: Apache-2.0
+ * @NAME@.c: class @CLASS@, a sequence layer: linear attention in which every head learns how fast it
  * forgets.
  *
  *   S_t = d S_{t-1} + k_t v_t^T      o_t = S_t^T q_t / sqrt(head_k)      y = norm(o) W_o

@@ -1,4 +1,5 @@
-/* @NAME@.c: class @CLASS@, a router: which experts a token goes to, and with which weights.
+/* SPDX-License-Identifier: Apache-2.0
+ * @NAME@.c: class @CLASS@, a router: which experts a token goes to, and with which weights.
  *
  *   p = softmax(W x)      weights = the top_k largest of p, divided by their sum
  *   balance loss = balance * experts * sum_e f_e P_e

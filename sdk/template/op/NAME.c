@@ -1,4 +1,5 @@
-/* @NAME@.c: op @CLASS@/1 with a fast kernel, and class @CLASS@, a layer that uses it.
+/* SPDX-License-Identifier: Apache-2.0
+ * @NAME@.c: op @CLASS@/1 with a fast kernel, and class @CLASS@, a layer that uses it.
  *
  *   y = x sigmoid(g)       dx = dy sigmoid(g)       dg = dx x (1 - sigmoid(g))
  *

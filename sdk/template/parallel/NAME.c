@@ -1,4 +1,5 @@
-/* @NAME@.c: class @CLASS@, a strategy: how values lie on the ranks of one mesh axis. This one splits
+/* SPDX-License-Identifier: Apache-2.0
+ * @NAME@.c: class @CLASS@, a strategy: how values lie on the ranks of one mesh axis. This one splits
  * the sequence: each rank has a run of tokens, weights are whole.
  *
  * lmoe walks the graph of a step, backward pass included, and knows for each op how a split of its
