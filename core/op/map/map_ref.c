@@ -57,7 +57,8 @@ static double derivative(int fn, double x)
     }
     case LMOE_MAP_SQRT: return 0.5 / sqrt(x);
     case LMOE_MAP_ONEMEXP: return -exp(x);
-    case LMOE_MAP_LOG1MEXP: return -1 / expm1(-x);
+    /* at 0, where the logarithm is -inf, large but finite: what follows is multiplied by 0 */
+    case LMOE_MAP_LOG1MEXP: return -1 / fmax(expm1(-x), 1e-30);
     case LMOE_MAP_SIN: return cos(x);
     case LMOE_MAP_COS: return -sin(x);
     case LMOE_MAP_GELU_ERF: return 0.5 * erfc(-half_root * x) + x * bell * exp(-0.5 * x * x);

@@ -27,6 +27,12 @@ typedef void (*map_fn)(const float *x, const float *dy, float *y, int64_t n);
 #define FUNCTION(name, value, slope) LOOPS(name, value, slope, CPU_SIMD)
 #define LIBRARY(name, value, slope)  LOOPS(name, value, slope, ) /* of libm: not vectorised */
 
+static inline float log1mexp_slope(float x)
+{
+    float e = cpu_expm1f(-x);
+    return -1.0f / (e < 1e-30f ? 1e-30f : e); /* at 0 large but finite */
+}
+
 /* 1 / cosh^2 */
 static inline float tanh_slope(float x)
 {
@@ -64,7 +70,7 @@ FUNCTION(square, x *x, 2.0f * x)
 FUNCTION(gelu, x *cpu_sigmoidf(gelu_argument(x)), gelu_slope(x))
 FUNCTION(root, sqrtf(x), 0.5f / sqrtf(x))
 FUNCTION(onemexp, -cpu_expm1f(x), -cpu_expf(x))
-FUNCTION(log1mexp, cpu_log1mexpf(x), -1.0f / cpu_expm1f(-x))
+FUNCTION(log1mexp, cpu_log1mexpf(x), log1mexp_slope(x))
 LIBRARY(sine, sinf(x), cosf(x)) /* of small tables: the library's own are good enough */
 LIBRARY(cosine, cosf(x), -sinf(x))
 LIBRARY(gelu_erf, x *normal(x), normal(x) + x * (0.39894228f * cpu_expf(-0.5f * x * x)))

@@ -59,7 +59,7 @@ static __device__ float slope(int fn, float x)
     case LMOE_MAP_GELU: return gelu_slope(x);
     case LMOE_MAP_SQRT: return 0.5f / sqrtf(x);
     case LMOE_MAP_ONEMEXP: return -expf(x);
-    default: return -1.0f / expm1f(-x); /* LMOE_MAP_LOG1MEXP */
+    default: return -1.0f / fmaxf(expm1f(-x), 1e-30f); /* LMOE_MAP_LOG1MEXP */
     }
 }
 

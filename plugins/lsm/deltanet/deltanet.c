@@ -80,7 +80,10 @@ static lmoe_tensor feature(lmoe_trace *t, const deltanet_options *o, lmoe_tensor
     if (o->qk_activation == RELU) x = lmoe_relu(t, x);
     if (o->qk_activation == ELU) x = lmoe_map(t, x, LMOE_MAP_ELU1);
     if (o->qk_norm == NORM_L2) return lmoe_l2norm(t, x, 1e-6);
-    return o->qk_norm == NORM_SUM ? lmoe_div(t, x, lmoe_sum(t, "b s h k -> b s h", x)) : x;
+    if (o->qk_norm != NORM_SUM) return x;
+    lmoe_tensor sum = lmoe_sum(t, "b s h k -> b s h", x); /* max(sum, 1e-6): it may be 0 */
+    sum = lmoe_affine(t, lmoe_relu(t, lmoe_affine(t, sum, 1.0, -1e-6)), 1.0, 1e-6);
+    return lmoe_div(t, x, sum);
 }
 
 static lmoe_tensor forward(lmoe_trace *t, const void *opt, const void *params, lmoe_tensor x)
