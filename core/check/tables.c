@@ -8,6 +8,8 @@
 static const lmoe__check *const tables[] = {
     lmoe__checks_file,
     lmoe__checks_descriptor,
+    lmoe__checks_numerics,
+    lmoe__checks_layers,
 };
 
 const lmoe__check *lmoe__check_at(int i)

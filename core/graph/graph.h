@@ -294,8 +294,9 @@ typedef struct lmoe__plan {
     int64_t arena_bytes, workspace_bytes; /* activations and scratch */
     double flops;                         /* of one replay, as the ops count them */
     const lmoe__mesh_comm *comms;
-    bool eager;   /* check each node's outputs for NaN; name its source */
-    bool profile; /* time each step */
+    bool eager;     /* check each node's outputs for NaN; name its source */
+    double largest; /* with eager: magnitude of the largest number of any output so far */
+    bool profile;   /* time each step */
     bool has_exchange;
     void *captured; /* device graph */
     int replays;

@@ -32,6 +32,7 @@ static int64_t first_bad(lmoe__plan *p, const lmoe_buf *b)
         for (int64_t i = 0; i < n && bad < 0; i++) {
             double x = lmoe_get(&host, i);
             if (isnan(x) || (isinf(x) && x > 0)) bad = i;
+            if (isfinite(x)) p->largest = fmax(p->largest, fabs(x));
         }
     }
     free(host.data);

@@ -241,6 +241,7 @@ lmoe_status lmoe__layer_trace(lmoe_trace *t, const lmoe__model *m, const lmoe__l
     set_sizes(t, m, &s->shape);
     enter_inputs(t, &s->shape);
     lmoe_tensor x = lmoe__trace_enter(t, LMOE_VALUE_INPUT, "in:x", t->dtype, axes, dim), y = x;
+    t->recompute = s->recompute;
     for (int i = 0; i < s->count; i++) {
         t->layer = s->layers[i];
         t->carry_count = 0;
@@ -248,6 +249,7 @@ lmoe_status lmoe__layer_trace(lmoe_trace *t, const lmoe__model *m, const lmoe__l
         y = m->n_mixers ? mix(t, &m->mixers[0], y) : lmoe__feed_forward(t, m, y);
     }
     t->layer = -1;
+    t->recompute = false;
     lmoe__trace_result(t, y, lmoe__arena_printf(t->graph->arena, "out:y/%d", (int)dim[1]));
     stat_results(t, false);
     lmoe_tensor total = lmoe_absent();

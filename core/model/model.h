@@ -104,6 +104,7 @@ typedef struct lmoe__layer_shape {
     lmoe__model_shape shape; /* loss: with the gradients of an output gradient */
     const int *layers;       /* numbers of the layers, in order; x enters the first */
     int count;
+    bool recompute; /* nothing is kept for the backward pass but what enters */
 } lmoe__layer_shape;
 
 /* y = mixer(x), or the mixture of experts of a model without mixers. Inputs: in:x, with `loss` in:dy
