@@ -70,8 +70,9 @@ typedef struct lmoe__run {
  * inplace: output written over the input that the op allows; -1: none. Free it even if it fails. */
 lmoe_status lmoe__run_new(lmoe_ctx *ctx, const lmoe__trial *t, const lmoe_kernel *kernel,
                           lmoe__bench_device on, bool wide, int dropped, int inplace, lmoe__run *r);
-/* Moves every float input of a wide run up or down by this part of itself, as rounding would. */
-void lmoe__run_nudge(lmoe__run *r, double relative);
+/* Moves every float input of a wide run up or down by this part of itself, as rounding would;
+ * which way, a draw says. */
+void lmoe__run_nudge(lmoe__run *r, double relative, uint64_t draw);
 /* Fresh contents (inputs; NaN in outputs and workspace), one launch, contents back. */
 lmoe_status lmoe__run_once(lmoe__run *r);
 lmoe_status lmoe__run_launch(lmoe__run *r);

@@ -90,21 +90,28 @@ static lmoe_status make_standard(lmoe__bench *b, const lmoe__trial *t, standard 
 {
     lmoe__bench_device host = {NULL, NULL};
     double unit = roundoff(b->dtype);
+    const int64_t few_elements = 8;
+    bool few = false;
     LMOE_TRY(lmoe__run_new(b->ctx, t, NULL, host, true, -1, -1, &s->wide));
     LMOE_TRY(lmoe__run_new(b->ctx, t, NULL, host, true, -1, -1, &s->nudged));
     LMOE_TRY(lmoe__run_new(b->ctx, t, NULL, host, false, -1, -1, &s->narrow));
-    lmoe__run_nudge(&s->nudged, unit);
     LMOE_TRY(lmoe__run_once(&s->wide));
-    LMOE_TRY(lmoe__run_once(&s->nudged));
     LMOE_TRY(lmoe__run_once(&s->narrow));
     double factor = strstr(t->op->base.name, "_grad/") ? 3 : 2;
     double floor = (t->op->tolerance > 0 ? t->op->tolerance : 8) * unit;
     for (int i = 0; i < t->n_in + t->n_out; i++) {
         if (!is_result(t, i)) continue;
-        double error = error_of(&s->narrow, &s->wide, i);
-        if (lmoe_dtype_is_float(s->wide.buf[i].dtype))
-            error = fmax(error, error_of(&s->nudged, &s->wide, i));
-        s->allowed[i] = fmax(factor * error, floor);
+        s->allowed[i] = fmax(factor * error_of(&s->narrow, &s->wide, i), floor);
+        few = few || lmoe_buf_count(&s->wide.buf[i]) <= few_elements;
+    }
+    /* An error of one element may be small by chance: several draws then. */
+    for (int draw = 0; draw < (few ? 5 : 1); draw++) {
+        lmoe__run_nudge(&s->nudged, unit, (uint64_t)draw);
+        LMOE_TRY(lmoe__run_once(&s->nudged));
+        for (int i = 0; i < t->n_in + t->n_out; i++) {
+            if (!is_result(t, i) || !lmoe_dtype_is_float(s->wide.buf[i].dtype)) continue;
+            s->allowed[i] = fmax(factor * error_of(&s->nudged, &s->wide, i), s->allowed[i]);
+        }
     }
     return LMOE_OK;
 }

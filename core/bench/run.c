@@ -139,14 +139,14 @@ lmoe_status lmoe__run_new(lmoe_ctx *ctx, const lmoe__trial *t, const lmoe_kernel
     return kernel && kernel->prepare ? kernel->prepare(&r->args, &r->args.prepared) : LMOE_OK;
 }
 
-void lmoe__run_nudge(lmoe__run *r, double relative)
+void lmoe__run_nudge(lmoe__run *r, double relative, uint64_t draw)
 {
     const lmoe__trial *t = r->trial;
     for (int i = 0; i < t->n_in; i++) {
         lmoe_buf b = r->buf[i];
         b.data = r->before + r->at[i];
         for (int64_t k = 0; lmoe_dtype_is_float(b.dtype) && k < lmoe_buf_count(&b); k++) {
-            double up = lmoe__below(1, (uint64_t)i, (uint64_t)k, 2) ? relative : -relative;
+            double up = lmoe__below(1 + draw, (uint64_t)i, (uint64_t)k, 2) ? relative : -relative;
             lmoe_put(&b, k, t->value[i][k] * (1 + up));
         }
     }

@@ -39,18 +39,21 @@ typedef struct room {
 } room;
 
 typedef struct sizes {
-    int64_t k, v, blocks; /* padded */
-    int values;           /* 1 if they decay */
-    int ddecay, ddecay_v; /* 1 if it is wanted */
+    int64_t k, v;          /* padded */
+    int64_t block, blocks; /* tokens of a block, at most SCAN_BLOCK; how many blocks */
+    int values;            /* 1 if they decay */
+    int ddecay, ddecay_v;  /* 1 if it is wanted */
 } sizes;
 
 static sizes sizes_of(const lmoe_args *a)
 {
     sizes s = {.k = cpu_padded(a->in[Q].dim[3]), .v = cpu_padded(a->in[V].dim[3])};
-    s.blocks = (a->in[Q].dim[1] + SCAN_BLOCK - 1) / SCAN_BLOCK;
     s.values = lmoe_buf_present(&a->in[DECAY_V]);
     s.ddecay = lmoe_buf_present(&a->out[DDECAY]);
     s.ddecay_v = lmoe_buf_present(&a->out[DDECAY_V]);
+    /* One sum of all tokens may be far smaller than what is added: more edges, smaller errors. */
+    s.block = a->in[DECAY].rank == 1 && (s.ddecay || s.ddecay_v) ? SCAN_GROUP : SCAN_BLOCK;
+    s.blocks = (a->in[Q].dim[1] + s.block - 1) / s.block;
     return s;
 }
 
@@ -75,8 +78,8 @@ static size_t cut(char *memory, const sizes *s, room *r)
     r->dp = scan_take_pairs(&cursor);
     for (int i = 0; i < 2; i++) r->edge[i] = cpu_take(&cursor, s->k);
     for (int i = 0; i < 2; i++) r->edge_v[i] = cpu_take(&cursor, s->ddecay_v ? s->v : 0);
-    if (s->ddecay) r->own = cpu_take(&cursor, s->blocks * SCAN_BLOCK * s->k);
-    if (s->ddecay_v) r->own_v = cpu_take(&cursor, s->blocks * SCAN_BLOCK * s->v);
+    if (s->ddecay) r->own = cpu_take(&cursor, s->blocks * s->block * s->k);
+    if (s->ddecay_v) r->own_v = cpu_take(&cursor, s->blocks * s->block * s->v);
     if (s->ddecay_v) r->state = cpu_take(&cursor, s->k * s->v);
     if (s->ddecay || s->ddecay_v) r->states = cpu_take(&cursor, s->blocks * s->k * s->v);
     return (size_t)(cursor - memory);
@@ -97,7 +100,7 @@ typedef struct walk {
     int64_t begin, tokens; /* the block at hand */
     int fades;
     float scale;
-    float *partial; /* the head's sum of ddecay, for a decay (heads) */
+    double *partial; /* the head's sum of ddecay, for a decay (heads) */
 } walk;
 
 static void load_block(walk *w, int64_t block)
@@ -105,8 +108,8 @@ static void load_block(walk *w, int64_t block)
     const lmoe_buf *in = w->a->in;
     int64_t k = in[Q].dim[3], v = in[V].dim[3];
     room *r = &w->r;
-    w->begin = block * SCAN_BLOCK;
-    w->tokens = cpu_min(SCAN_BLOCK, w->c.seq - w->begin);
+    w->begin = block * w->n.block;
+    w->tokens = cpu_min(w->n.block, w->c.seq - w->begin);
     scan_load(&w->c, &in[Q], k, w->begin, w->tokens, w->scale, r->q);
     scan_load(&w->c, &in[K], k, w->begin, w->tokens, 1, r->k);
     scan_load(&w->c, &in[V], v, w->begin, w->tokens, 1, r->v);
@@ -190,8 +193,8 @@ static void sweep_forwards(walk *w)
         if (w->n.ddecay || w->n.ddecay_v)
             memcpy(r->states + block * state, r->state_t, sizeof(float) * (size_t)state);
         clear(r->out, w->tokens, w->n.k);
-        scan_ahead ahead = want_block(w, &w->c, w->begin + SCAN_BLOCK);
-        scan_want(&w->c, dq, k, w->begin + SCAN_BLOCK, 1, &ahead);
+        scan_ahead ahead = want_block(w, &w->c, w->begin + w->n.block);
+        scan_want(&w->c, dq, k, w->begin + w->n.block, 1, &ahead);
         scan_stream s = {.tokens = w->tokens,
                          .rows = w->n.v,
                          .lanes = w->n.k,
@@ -238,12 +241,20 @@ static void put_edge(const walk *w, const float *state_t, const float *grad_t, f
     }
 }
 
-/* own (token n), the differences between the ddecay of one token and the next, becomes ddecay;
- * edge: ddecay at the block's start and end. */
-CPU_INLINE void sum_differences(scan_fade fade, int64_t tokens, int64_t n, const float *a,
-                                float *const *edge, float *own)
+/* Where a block's differences from both edges meet. A gradient that comes from behind the last token
+ * has not faded: its products are larger than all ddecay where decays are strong, and so are their
+ * rounding errors. The last block then goes from its start alone. */
+static int64_t meeting(const walk *w)
 {
-    int64_t middle = tokens / 2;
+    int last = w->begin + w->tokens == w->c.seq;
+    return last && lmoe_buf_present(&w->a->in[DCARRY]) ? w->tokens : w->tokens / 2;
+}
+
+/* own (token n), the differences between the ddecay of one token and the next, becomes ddecay;
+ * edge: ddecay at the block's start and end, from which they go to the middle. */
+CPU_INLINE void sum_differences(scan_fade fade, int64_t tokens, int64_t middle, int64_t n,
+                                const float *a, float *const *edge, float *own)
+{
     for (int64_t d = 0; d < n; d += CPU_LANES) {
         cpu_vec sum = cpu_load(edge[0] + d);
         for (int64_t t = 0; t < middle; t++) {
@@ -267,17 +278,17 @@ static void put_ddecay(walk *w, int64_t t, const float *row)
     const lmoe_buf *ddecay = &w->a->out[DDECAY];
     int64_t n = w->a->in[Q].dim[3], token = w->begin + t;
     int skipped = w->c.skip && w->c.skip[token];
-    float sum = 0;
+    double sum = 0;
     if (ddecay->rank == 4) {
         float *to = scan_row(&w->c, ddecay, token, n);
         for (int64_t d = 0; d < n; d++) to[d] = skipped ? 0.0f : row[d];
         return;
     }
     CPU_SIMD_SUM(sum)
-    for (int64_t d = 0; d < n; d++) sum += row[d];
+    for (int64_t d = 0; d < n; d++) sum += (double)row[d];
     if (skipped) sum = 0;
     if (ddecay->rank == 3)
-        *scan_row(&w->c, ddecay, token, 1) = sum;
+        *scan_row(&w->c, ddecay, token, 1) = (float)sum;
     else
         *w->partial += sum;
 }
@@ -295,7 +306,7 @@ static void block_dk(walk *w)
     const lmoe_buf *dk = &w->a->out[DK];
     if (!lmoe_buf_present(dk) && !w->n.ddecay && !w->n.ddecay_v) return;
     clear(r->out, w->tokens, w->n.k);
-    int64_t k = w->a->in[K].dim[3], v = w->a->in[V].dim[3], next = w->begin - SCAN_BLOCK;
+    int64_t k = w->a->in[K].dim[3], v = w->a->in[V].dim[3], next = w->begin - w->n.block;
     int64_t begin = next < 0 ? w->c.seq : next;
     scan_head after = w->c;
     scan_go_on(&after, &begin);
@@ -338,9 +349,9 @@ static void block_ddecay(walk *w, int64_t block)
     float *own = r->own + w->begin * w->n.k;
     put_edge(w, r->states + block * w->n.k * w->n.v, r->grad_t, r->edge[0]);
     if (r->decays.fade == SCAN_ALL)
-        sum_differences(SCAN_ALL, w->tokens, w->n.k, r->decays.a, r->edge, own);
+        sum_differences(SCAN_ALL, w->tokens, meeting(w), w->n.k, r->decays.a, r->edge, own);
     if (r->decays.fade == SCAN_ROWS)
-        sum_differences(SCAN_ROWS, w->tokens, w->n.k, r->decays.a, r->edge, own);
+        sum_differences(SCAN_ROWS, w->tokens, meeting(w), w->n.k, r->decays.a, r->edge, own);
     for (int64_t t = w->tokens - 1; t >= 0; t--) put_ddecay(w, t, own + t * w->n.k);
     swap_edges(r->edge);
 }
@@ -352,7 +363,7 @@ static void block_ddecay_v(walk *w, int64_t block)
     if (!w->n.ddecay_v) return;
     float *own = r->own_v + w->begin * w->n.v;
     put_edge_v(w, r->states + block * w->n.k * w->n.v, r->grad_t, r->edge_v[0]);
-    sum_differences(SCAN_ROWS, w->tokens, w->n.v, r->decays.a_v, r->edge_v, own);
+    sum_differences(SCAN_ROWS, w->tokens, meeting(w), w->n.v, r->decays.a_v, r->edge_v, own);
     for (int64_t t = 0; t < w->tokens; t++) { /* skipped tokens: nothing */
         if (scan_skips(&w->c, w->begin + t))
             memset(own + t * w->n.v, 0, sizeof *own * (size_t)w->n.v);
@@ -429,9 +440,9 @@ static void sweep_backwards(walk *w)
 /* ---- all heads ---- */
 
 /* Memory: a room for each thread, then (batch heads) sums of ddecay. */
-static float *partials(const lmoe_args *a, size_t bytes)
+static double *partials(const lmoe_args *a, size_t bytes)
 {
-    return (float *)(void *)((char *)a->workspace + (size_t)lmoe_threads(a->ctx) * bytes);
+    return (double *)(void *)((char *)a->workspace + (size_t)lmoe_threads(a->ctx) * bytes);
 }
 
 static void run_heads(void *arg, int64_t begin, int64_t end, int thread)
@@ -458,11 +469,11 @@ static lmoe_status launch(const lmoe_args *a)
     LMOE_TRY(lmoe_parallel(a->ctx, batch * heads, cpu_grain(work), run_heads, (void *)a));
     if (!lmoe_buf_present(ddecay) || ddecay->rank != 1) return LMOE_OK;
     sizes n = sizes_of(a);
-    const float *partial = partials(a, room_bytes(&n));
+    const double *partial = partials(a, room_bytes(&n));
     for (int64_t h = 0; h < heads; h++) {
-        float sum = 0;
+        double sum = 0;
         for (int64_t b = 0; b < batch; b++) sum += partial[b * heads + h];
-        ((float *)ddecay->data)[h] = sum;
+        ((float *)ddecay->data)[h] = (float)sum;
     }
     return LMOE_OK;
 }
@@ -471,7 +482,7 @@ static size_t workspace(const lmoe_args *a)
 {
     sizes n = sizes_of(a);
     return (size_t)lmoe_threads(a->ctx) * room_bytes(&n) +
-           cpu_floats(a->in[Q].dim[0] * a->in[Q].dim[2]);
+           cpu_floats(2 * a->in[Q].dim[0] * a->in[Q].dim[2]);
 }
 
 static int can(const lmoe_args *a)
@@ -479,9 +490,7 @@ static int can(const lmoe_args *a)
     for (int i = Q; i <= DECAY_V; i++) {
         if (i != RESET && i != SKIP && !cpu_f32_or_absent(&a->in[i])) return 0;
     }
-    /* Values that forget leave differences that cancel but for their rounding: too much for the one
-     * sum that a decay (heads) gets of all tokens. No layer has both. */
-    return !(lmoe_buf_present(&a->in[DECAY_V]) && a->out[DDECAY].rank == 1);
+    return 1;
 }
 
 CPU_KERNEL(scan_diag_grad, 1, can, workspace, launch)

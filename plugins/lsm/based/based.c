@@ -9,9 +9,9 @@
 #include <lmoe/lmoe.h>
 
 typedef struct based_options {
-    int64_t heads, feature_dim;
+    int64_t heads, feature_dim, conv_kernel;
     double eps;
-    int32_t output_gate;
+    int32_t output_gate, short_conv;
 } based_options;
 
 typedef struct based_params {
@@ -28,12 +28,18 @@ static const lmoe_option options[] = {
      "Added to the sum that divides the output."},
     {"output_gate", LMOE_OPTION_BOOL, offsetof(based_options, output_gate), "no", 0, 0, NULL, NULL,
      "Multiply the output by silu of a projection of the input."},
+    {"short_conv", LMOE_OPTION_BOOL, offsetof(based_options, short_conv), "no", 0, 0, NULL, NULL,
+     "A short causal convolution with silu on q, k and v."},
+    {"conv_kernel", LMOE_OPTION_INT, offsetof(based_options, conv_kernel), "4", 2, 64, NULL,
+     "tokens", "Length of the short convolution."},
     LMOE_OPTION_END};
 
 static lmoe_status widths(lmoe_trace *t, const based_options *o, lmoe_qkv_def *d)
 {
     int64_t k;
-    *d = (lmoe_qkv_def){.heads = o->heads, .head_k = o->feature_dim};
+    *d = (lmoe_qkv_def){.heads = o->heads,
+                        .head_k = o->feature_dim,
+                        .conv_kernel = o->short_conv ? o->conv_kernel : 0};
     return lmoe_head_widths(t, o->heads, 1.0, 1.0, &k, &d->head_v);
 }
 

@@ -12,9 +12,9 @@
 enum { IDENTITY, RELU, SILU, ELU, PRODUCT, HEDGEHOG, T2R, DPFP, DPFP_RELEASE };
 
 typedef struct bla_options {
-    int64_t heads, kv_heads;
+    int64_t heads, kv_heads, conv_kernel;
     double expand_k, expand_v, norm_eps;
-    int32_t feature_map, tie_feature_map, normalize, sum_norm, output_norm, output_gate;
+    int32_t feature_map, tie_feature_map, normalize, sum_norm, output_norm, output_gate, short_conv;
 } bla_options;
 
 typedef struct bla_map { /* phi's weights; the second pair is the product's */
@@ -48,6 +48,10 @@ static const lmoe_option options[] = {
      "RMS norm of each head's output."},
     {"output_gate", LMOE_OPTION_BOOL, offsetof(bla_options, output_gate), "no", 0, 0, NULL, NULL,
      "Multiply the output by silu of a projection of the input."},
+    {"short_conv", LMOE_OPTION_BOOL, offsetof(bla_options, short_conv), "no", 0, 0, NULL, NULL,
+     "A short causal convolution with silu on q, k and v."},
+    {"conv_kernel", LMOE_OPTION_INT, offsetof(bla_options, conv_kernel), "4", 2, 64, NULL, "tokens",
+     "Length of the short convolution."},
     {"norm_eps", LMOE_OPTION_FLOAT, offsetof(bla_options, norm_eps), "1e-6", 0, 1, NULL, NULL,
      "Added to the mean square in the output norm."},
     LMOE_OPTION_END};
@@ -96,6 +100,7 @@ static lmoe_status widths(lmoe_trace *t, const bla_options *o, lmoe_qkv_def *d)
 {
     *d = (lmoe_qkv_def){.heads = o->heads,
                         .kv_heads = o->kv_heads,
+                        .conv_kernel = o->short_conv ? o->conv_kernel : 0,
                         .key_axis = learned(o->feature_map) ? "head_in" : "head_k"};
     return lmoe_head_widths(t, o->heads, o->expand_k, o->expand_v, &d->head_k, &d->head_v);
 }
