@@ -95,8 +95,11 @@ bool lmoe__check_device(lmoe__exam *x);
 
 /* ---- tables (tables.c) ---- */
 
-extern const lmoe__check lmoe__checks_file[], lmoe__checks_descriptor[];
-extern const lmoe__check lmoe__checks_numerics[], lmoe__checks_layers[];
+extern const lmoe__check lmoe__checks_file[];
+extern const lmoe__check lmoe__checks_descriptor[];
+extern const lmoe__check lmoe__checks_ops[];
+extern const lmoe__check lmoe__checks_numerics[];
+extern const lmoe__check lmoe__checks_layers[];
 
 /* i-th of all checks, NULL past the last. */
 const lmoe__check *lmoe__check_at(int i);

@@ -10,6 +10,7 @@ static const lmoe__check *const tables[] = {
     lmoe__checks_descriptor,
     lmoe__checks_numerics,
     lmoe__checks_layers,
+    lmoe__checks_ops,
 };
 
 const lmoe__check *lmoe__check_at(int i)

@@ -228,7 +228,7 @@ static void grad_step(const lane *c, int64_t s, int64_t step, const derivative *
 {
     int64_t of_k = at_step(c, s, step, c->nk), of_v = at_step(c, s, step, c->nv);
     const double *m = d->before + (s * c->steps + step) * c->nk * c->nv;
-    bool own_b = lmoe_buf_present(d->db);
+    bool own_b = c->b != c->k; /* whether or not db is wanted */
     get_row(c->v, of_v, c->nv, d->value);
     times(c, d->g, d->value, 1, d->dk, of_k, false);
     read(c, c->a, of_k, 1, c->nv, m, d->z);
