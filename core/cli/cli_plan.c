@@ -71,6 +71,40 @@ void lmoe__plan_print_exchanges(const lmoe__setup *s, const char *what,
     printf("  in all %s\n", lmoe__bytes_text(bytes, sizeof bytes, total));
 }
 
+/* Whether this step is the first of its kernel and op in the plans, and how many there are. */
+static int count_steps(const lmoe__plan *const *plans, int n, int plan, int step)
+{
+    const lmoe__step *x = &plans[plan]->steps[step];
+    int count = 0;
+    for (int p = 0; p < n; p++) {
+        for (int i = 0; i < plans[p]->n_steps; i++) {
+            const lmoe__step *y = &plans[p]->steps[i];
+            if (y->kernel != x->kernel || y->node->op != x->node->op) continue;
+            if (count == 0 && y != x) return 0;
+            count++;
+        }
+    }
+    return count;
+}
+
+void lmoe__plan_print_kernels(const lmoe__setup *s, const lmoe__plan *const *plans, int n, bool all)
+{
+    int lines = 0;
+    for (int p = 0; p < n; p++) {
+        for (int i = 0; i < plans[p]->n_steps; i++) {
+            const lmoe__step *x = &plans[p]->steps[i];
+            const lmoe__plugin *owner =
+                x->kernel ? lmoe__registry_owner(s->registry, &x->kernel->base) : NULL;
+            int count = x->exchange || (!owner && !all) ? 0 : count_steps(plans, n, p, i);
+            if (count == 0) continue;
+            if (lines++ == 0) printf(all ? "kernels\n" : "kernels of plugins\n");
+            printf("  %6d  %-28s %s%s%s\n", count, x->node->op->base.name,
+                   x->kernel ? x->kernel->base.name : "(reference)", owner ? "  of " : "",
+                   owner ? owner->info.id : "");
+        }
+    }
+}
+
 typedef struct programs {
     lmoe__program *first, *next, *update;
 } programs;
@@ -124,6 +158,8 @@ static void print_plan(const lmoe__setup *s, const lmoe__engine *e, const progra
     }
     printf("  %-12s %10s\n", "in all", lmoe__bytes_text(a, sizeof a, all));
     print_largest(train);
+    const lmoe__plan *both[] = {train, update};
+    lmoe__plan_print_kernels(s, both, 2, explain);
     lmoe__plan_print_time(s, parts, 3, 0);
     if (explain || s->world > 1) {
         lmoe__plan_print_exchanges(s, "a micro-batch", &train, 1);
@@ -159,8 +195,8 @@ int lmoe__cli_plan(lmoe_ctx *ctx, int argc, char **argv)
         if (strcmp(argv[i], "--help") == 0) {
             printf("usage: lmoe plan FILE [--set section.key=value]... [--plugin-path FOLDERS] "
                    "[--explain]\n"
-                   "Parameters, FLOPs and memory of a run; --explain lists each exchange between "
-                   "ranks.\n");
+                   "Parameters, FLOPs, memory and plugins' kernels of a run; --explain lists every "
+                   "kernel, and each exchange between ranks.\n");
             return 0;
         }
         if (strcmp(argv[i], "--explain") == 0) {

@@ -110,8 +110,8 @@ static void print_time(const lmoe__setup *s, const lmoe__pipeline *p)
     free(parts);
 }
 
-/* What the chunks of the first rank exchange over the other axes. */
-static void print_others(const lmoe__setup *s, const lmoe__pipeline *p)
+/* The kernels of the first rank's chunks, and what they exchange over the other axes. */
+static void print_others(const lmoe__setup *s, const lmoe__pipeline *p, bool explain)
 {
     const lmoe__plan **plans = calloc((size_t)p->chunks * 2, sizeof *plans);
     bool any = false;
@@ -119,6 +119,7 @@ static void print_others(const lmoe__setup *s, const lmoe__pipeline *p)
         plans[i] = p->chunk[i / 2].pass[i % 2].programs[0]->plan;
         any |= plans[i]->has_exchange;
     }
+    lmoe__plan_print_kernels(s, plans, p->chunks * 2, explain);
     if (any) lmoe__plan_print_exchanges(s, "a micro-batch", plans, p->chunks * 2);
     free(plans);
 }
@@ -135,7 +136,7 @@ lmoe_status lmoe__plan_pipeline(lmoe_ctx *ctx, const lmoe__setup *s, int axis, b
         print_memory(p, ranks);
         print_time(s, p->train);
         print_transfers(p->train, explain);
-        print_others(s, p->train);
+        print_others(s, p->train, explain);
     }
     for (int r = 0; r < ranks; r++) {
         lmoe__pipeline_free(p[r].train);

@@ -3,6 +3,7 @@
  */
 #include "core/graph/graph.h"
 
+#include "core/conf/conf.h"
 #include "core/op/op.h"
 
 #include <stdlib.h>
@@ -73,6 +74,17 @@ int lmoe__ports(const lmoe_port *ports)
     int n = 0;
     while (ports && ports[n].name) n++;
     return n;
+}
+
+bool lmoe__attrs_grown(lmoe__graph *g, const lmoe_op *op, size_t size, const void **attrs)
+{
+    const size_t ours = op->base.options_size;
+    if (size >= ours) return size == ours;
+    char *grown = lmoe__arena_alloc(g->arena, ours);
+    lmoe__options_default(op->base.options, grown, g->arena);
+    if (size) memcpy(grown, *attrs, size);
+    *attrs = grown;
+    return true;
 }
 
 int lmoe__graph_append(lmoe__graph *g, const lmoe__node *like, const lmoe_desc *out_desc)

@@ -69,6 +69,9 @@ void lmoe__graph_result(lmoe__graph *g, int32_t value, const char *name);
 int32_t lmoe__graph_find(const lmoe__graph *g, const char *name);
 /* The graph's own copy of an axis name of n letters. */
 const char *lmoe__graph_axis(lmoe__graph *g, const char *word, size_t n);
+/* Attributes of `size` bytes, as a plugin of an older API gives them: what it does not know gets its
+ * default. False: they are longer than this host's. */
+bool lmoe__attrs_grown(lmoe__graph *g, const lmoe_op *op, size_t size, const void **attrs);
 /* Appends a node with outputs as described; attrs are copied. Returns its index. */
 int lmoe__graph_append(lmoe__graph *g, const lmoe__node *like, const lmoe_desc *out_desc);
 /* "gla.c:57, layer 3": for messages; from `arena`-less static pieces into buf. */

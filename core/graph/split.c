@@ -115,16 +115,16 @@ static lmoe_status api_emit(lmoe_graph *p, const char *name, const void *attrs, 
     lmoe_collective_attrs c = {0};
     const lmoe_op *op = lmoe__op_find(p->ops, name);
     if (!op) return api_fail(p, LMOE_E_UNSUPPORTED, "the op '%s' is not known", name);
-    if (op->base.options == lmoe__collective_options) {
+    const bool collective = op->base.options == lmoe__collective_options;
+    if ((attrs || !collective) && !lmoe__attrs_grown(p->g, op, attrs_size, &attrs))
+        return api_fail(p, LMOE_E_USAGE, "%s: wrong size of attributes", name);
+    if (collective) {
         if (attrs) c = *(const lmoe_collective_attrs *)attrs;
         c.mesh = p->axis->index;
         c.rank = p->axis->rank;
         c.ranks = p->axis->ranks;
         attrs = &c;
-        attrs_size = sizeof c;
     }
-    if (attrs_size != op->base.options_size)
-        return api_fail(p, LMOE_E_USAGE, "%s: wrong size of attributes", name);
     LMOE_TRY(append(p, op, attrs, in, n_in, made));
     for (int i = 0; i < n_out; i++) {
         out[i] = made[i];

@@ -351,7 +351,8 @@ lmoe_tensor lmoe_apply(lmoe_trace *t, const lmoe_call *call)
         snprintf(why, sizeof why, "the op '%s' is not known to this lmoe", call->op);
         return fail(t, LMOE_E_UNSUPPORTED, call->file, call->line, why);
     }
-    if (call->attrs_size != op->base.options_size) {
+    const void *attrs = call->attrs;
+    if (!lmoe__attrs_grown(t->graph, op, call->attrs_size, &attrs)) {
         snprintf(why, sizeof why, "%s: its attributes have %zu bytes here, %zu in this lmoe",
                  call->op, call->attrs_size, op->base.options_size);
         return fail(t, LMOE_E_USAGE, call->file, call->line, why);
@@ -359,7 +360,7 @@ lmoe_tensor lmoe_apply(lmoe_trace *t, const lmoe_call *call)
     int ports = lmoe__ports(op->inputs), n_out = lmoe__ports(op->outputs);
     if (bind_operands(t, op, call, in, ports, why, sizeof why) != LMOE_OK)
         return fail(t, LMOE_E_USAGE, call->file, call->line, why);
-    int32_t same = shortcut(t, op, call->attrs, in);
+    int32_t same = shortcut(t, op, attrs, in);
     if (same) {
         if (call->out && call->n_out > 0) call->out[0].id = same;
         return (lmoe_tensor){same};
@@ -370,11 +371,11 @@ lmoe_tensor lmoe_apply(lmoe_trace *t, const lmoe_call *call)
     memset(out_desc, 0, sizeof out_desc);
     lmoe_status status = LMOE_OK;
     if (carry) {
-        status = attach_carry_in(t, op, call->attrs, desc, ports, in);
+        status = attach_carry_in(t, op, attrs, desc, ports, in);
         for (int i = 0; i < ports; i++) desc[i] = t->graph->values[in[i]].desc;
     }
     t->ctx->message[0] = 0;
-    if (status == LMOE_OK) status = op->shape(t, call->attrs, desc, ports, out_desc);
+    if (status == LMOE_OK) status = op->shape(t, attrs, desc, ports, out_desc);
     if (status != LMOE_OK) {
         char reason[1024];
         snprintf(reason, sizeof reason, "%s",
@@ -384,7 +385,7 @@ lmoe_tensor lmoe_apply(lmoe_trace *t, const lmoe_call *call)
     }
 
     lmoe__node like = {.op = op, .n_in = ports, .n_out = n_out, .in = in, .layer = t->layer};
-    like.attrs = (void *)(uintptr_t)call->attrs;
+    like.attrs = (void *)(uintptr_t)attrs;
     like.forward = t->forward;
     like.recompute = t->recompute && t->forward < 0;
     like.file = call->file;
@@ -399,7 +400,7 @@ lmoe_tensor lmoe_apply(lmoe_trace *t, const lmoe_call *call)
     const lmoe__node *n = &t->graph->nodes[index];
     if (carry) attach_carry_out(t, op, n);
     if (strcmp(call->op, "fill/1") == 0)
-        t->graph->values[n->out[0]].one = ((const lmoe_fill_attrs *)call->attrs)->value == 1;
+        t->graph->values[n->out[0]].one = ((const lmoe_fill_attrs *)attrs)->value == 1;
     for (int i = 0; call->out && i < call->n_out; i++) call->out[i].id = i < n_out ? n->out[i] : 0;
     return (lmoe_tensor){n_out ? n->out[0] : 0};
 }

@@ -69,8 +69,7 @@ const lmoe__section_table *lmoe__model_tables(void)
     return tables;
 }
 
-/* Ops that came with plugins become known to the model. */
-static void adopt_ops(lmoe__model *m, lmoe__registry *registry)
+void lmoe__model_adopt_ops(lmoe__model *m, lmoe__registry *registry)
 {
     const lmoe__plugin *p;
     for (int i = 0; (p = lmoe__registry_plugin(registry, i)); i++) {
@@ -159,7 +158,7 @@ lmoe_status lmoe__model_load(lmoe_ctx *ctx, lmoe__conf *conf, lmoe__registry *re
     LMOE_TRY(lmoe__options_fill(ctx, conf, "model", model_table, &m->o, m->arena));
     if (mixers) LMOE_TRY(load_mixers(ctx, conf, registry, m));
     LMOE_TRY(load_ffn(ctx, conf, registry, m));
-    adopt_ops(m, registry);
+    lmoe__model_adopt_ops(m, registry);
     return LMOE_OK;
 }
 

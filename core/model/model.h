@@ -58,6 +58,9 @@ typedef struct lmoe__model {
 lmoe_status lmoe__model_load(lmoe_ctx *ctx, lmoe__conf *conf, lmoe__registry *registry, bool mixers,
                              lmoe__model *m);
 void lmoe__model_free(lmoe__model *m);
+/* The ops of plugins that are open by now become known to the model; done by lmoe__model_load for
+ * those that it opens. */
+void lmoe__model_adopt_ops(lmoe__model *m, lmoe__registry *registry);
 /* The class that [section] key names; a message begins with that place. */
 lmoe_status lmoe__class_find(lmoe_ctx *ctx, const lmoe__conf *conf, lmoe__registry *registry,
                              const char *kind, const char *section, const char *key,

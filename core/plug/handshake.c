@@ -7,14 +7,6 @@
 
 #include "core/conf/conf.h"
 
-#include <stdlib.h>
-
-/* Before lmoe 1.0 the minor number of both sides must match. */
-static bool before_1_0(void)
-{
-    return atoi(LMOE_VERSION) == 0;
-}
-
 static lmoe_status check_abi(lmoe_ctx *ctx, const char *path, const lmoe_plugin *p)
 {
     const uint32_t minor = lmoe__host()->api_minor;
@@ -27,15 +19,9 @@ static lmoe_status check_abi(lmoe_ctx *ctx, const char *path, const lmoe_plugin 
         return lmoe_error(
             ctx, LMOE_E_UNSUPPORTED,
             "%s: needs API %d.%u; this host (lmoe %s) offers %d.%d: get a newer lmoe, "
-            "or build the plugin with -DLMOE_TARGET_API=%d",
+            "or build the plugin with -DLMOE_TARGET_API=%d, if it can do without what is newer",
             path, LMOE_ABI_MAJOR, p->api_min, LMOE_VERSION, LMOE_ABI_MAJOR, LMOE_API_MINOR,
             LMOE_API_MINOR);
-    if (before_1_0() && p->api_min < minor)
-        return lmoe_error(ctx, LMOE_E_UNSUPPORTED,
-                          "%s: is built for API %d.%u; before lmoe 1.0 it must be this host's, "
-                          "%d.%d: build it again with the headers of lmoe %s",
-                          path, LMOE_ABI_MAJOR, p->api_min, LMOE_ABI_MAJOR, LMOE_API_MINOR,
-                          LMOE_VERSION);
     return LMOE_OK;
 }
 

@@ -25,6 +25,9 @@ static const lmoe_option run_table[] = {
      "Stop and save after this time; 0: no limit."},
     {"resume", O(BOOL, lmoe__run_options, resume), "yes", 0, 0, NULL, NULL,
      "Go on from the newest valid checkpoint of the directory."},
+    {"plugins", O(TEXT, lmoe__run_options, plugins), "", 0, 0, NULL, NULL,
+     "Plugin files, separated by blanks, that are opened first: for classes and kernels that the "
+     "folders do not have."},
     LMOE_OPTION_END};
 
 static const lmoe_option train_table[] = {
@@ -85,13 +88,16 @@ static const lmoe_option alarm_table[] = {
      "Steps before the first warning."},
     LMOE_OPTION_END};
 
-typedef struct class_option {
-    const char *class_name;
-} class_option;
+typedef struct device_section {
+    const char *class_name, *kernels;
+} device_section;
 
 static const lmoe_option device_table[] = {
-    {"class", O(TEXT, class_option, class_name), "device/cpu", 0, 0, NULL, NULL,
+    {"class", O(TEXT, device_section, class_name), "device/cpu", 0, 0, NULL, NULL,
      "Class of the device; its options stand in the same section."},
+    {"kernels", O(TEXT, device_section, kernels), "", 0, 0, NULL, NULL,
+     "Kernels, separated by commas, that are the only ones of their op whatever others score; an "
+     "op's name: its reference."},
     LMOE_OPTION_END};
 
 typedef struct parallel_options {
@@ -154,13 +160,12 @@ static lmoe_status fill_class(lmoe_ctx *ctx, lmoe__setup *s, const char *section
     return lmoe__options_fill(ctx, s->conf, section, c->options, *options, s->arena);
 }
 
-static lmoe_status read_device(lmoe_ctx *ctx, lmoe__setup *s)
+static lmoe_status read_device(lmoe_ctx *ctx, lmoe__setup *s, device_section *o)
 {
-    class_option o;
     const lmoe_class *c;
-    LMOE_TRY(lmoe__options_fill(ctx, s->conf, "device", device_table, &o, s->arena));
+    LMOE_TRY(lmoe__options_fill(ctx, s->conf, "device", device_table, o, s->arena));
     LMOE_TRY(lmoe__class_find(ctx, s->conf, s->registry, LMOE_KIND_DEVICE, "device", "class",
-                              o.class_name, &c));
+                              o->class_name, &c));
     s->device = (const lmoe_device *)c;
     return fill_class(ctx, s, "device", c, &s->device_options);
 }
@@ -253,9 +258,11 @@ static lmoe_status check_train(lmoe_ctx *ctx, const lmoe__setup *s)
 
 lmoe_status lmoe__setup_read(lmoe_ctx *ctx, lmoe__setup *s, const char *plugin_path, int needs)
 {
+    device_section device;
     s->arena = lmoe__arena_new();
     s->registry = lmoe__registry_new(plugin_path);
     LMOE_TRY(lmoe__options_fill(ctx, s->conf, "run", run_table, &s->run, s->arena));
+    LMOE_TRY(lmoe__setup_open_files(ctx, s));
     bool mixers = !(needs & LMOE__SETUP_NO_MIXERS);
     LMOE_TRY(lmoe__model_load(ctx, s->conf, s->registry, mixers, &s->model));
     LMOE_TRY(lmoe__options_fill(ctx, s->conf, "train", train_table, &s->train, s->arena));
@@ -271,8 +278,10 @@ lmoe_status lmoe__setup_read(lmoe_ctx *ctx, lmoe__setup *s, const char *plugin_p
         if (s->data.valid[0] && !strchr(s->data.valid, '%'))
             s->data.valid = lmoe__conf_resolve(s->conf, "data", "valid", s->data.valid, s->arena);
     }
-    LMOE_TRY(read_device(ctx, s));
+    LMOE_TRY(read_device(ctx, s, &device));
     LMOE_TRY(read_parallel(ctx, s));
+    lmoe__model_adopt_ops(&s->model, s->registry); /* all plugins are open now */
+    LMOE_TRY(lmoe__setup_kernels(ctx, s, device.kernels));
     LMOE_TRY(lmoe__conf_check_unused(ctx, s->conf));
     return check_train(ctx, s);
 }

@@ -8,7 +8,8 @@
 #include "core/engine/engine.h"
 
 typedef struct lmoe__run_options {
-    const char *dir; /* path */
+    const char *dir;     /* path */
+    const char *plugins; /* paths */
     int64_t seed, save_every, keep_last, keep_every, log_every;
     double minutes;
     int32_t resume;
@@ -68,6 +69,10 @@ enum { LMOE__SETUP_DATA = 1, LMOE__SETUP_NO_MIXERS = 2 };
 
 /* Reads everything; unknown keys and sections are refused. s->conf must be set. */
 lmoe_status lmoe__setup_read(lmoe_ctx *ctx, lmoe__setup *s, const char *plugin_path, int needs);
+/* Its parts in kernels.c: opens the files of [run] plugins; gives the device the kernels of all
+ * plugins, but for those that `forced` ([device] kernels) shuts out. */
+lmoe_status lmoe__setup_open_files(lmoe_ctx *ctx, lmoe__setup *s);
+lmoe_status lmoe__setup_kernels(lmoe_ctx *ctx, lmoe__setup *s, const char *forced);
 void lmoe__setup_free(lmoe__setup *s); /* the conf too */
 
 /* The options of the sections that are not the model's, apart from those of classes. */

@@ -5,8 +5,14 @@
  *   layout            prints it
  *   layout FILE       compares: a line of the file that is no longer true is a broken ABI
  *
- * A struct that begins with its own size (or with lmoe_class, which does) may grow at its end, so
- * its size is no fact; every other one is frozen as it is.
+ * A struct that begins with its own size (or with lmoe_class, which does), or whose size is given
+ * with it (attributes of an op), may grow at its end, so its size is no fact; every other one is
+ * frozen as it is.
+ *
+ *   layout --promise FILE MINOR    compares with the record of an API that was given to the world
+ *
+ * There a new field or slot is no fault, but belongs to a newer API: LMOE_API_MINOR must have been
+ * raised since. New structs, such as attributes of new ops, are nothing that a host must have.
  */
 #include <lmoe/comm.h>
 #include <lmoe/device.h>
@@ -15,6 +21,10 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+
+#ifndef LIST
+#define LIST "list.h"
+#endif
 
 /* Named only so that LMOE_PLUGIN's declarations have a table; nothing is called. */
 const lmoe_api *lmoe_api_table;
@@ -40,6 +50,9 @@ static int may_grow(const char *type, const char *first, const char *declaration
 {
     /* lmoe_class stands inside of others: it cannot. */
     if (strcmp(type, "lmoe_class") == 0) return 0;
+    /* Attributes of ops come with their size, and get the defaults of what they lack. */
+    size_t n = strlen(type);
+    if (n > 6 && strcmp(type + n - 6, "_attrs") == 0) return 1;
     return strcmp(first, "size") == 0 || strncmp(declaration, "lmoe_class ", 11) == 0;
 }
 
@@ -53,7 +66,7 @@ static void layout(lines *l)
         sizeof(((type *)NULL)->name), declaration);
 #define WORD(name) add(l, "%s = %lld", #name, (long long)(name));
 #define TEXT(name) add(l, "%s = \"%s\"", #name, name);
-#include "list.h"
+#include LIST
 
     int slot = 0;
 #define LMOE_API(since, ret, name, params, args) \
@@ -83,10 +96,56 @@ static int read_lines(lines *l, const char *path)
     return 0;
 }
 
+/* "lmoe_layer.forward offset ..." is of a struct that the record has; "slot 3 ..." and "WORD = 1"
+ * are of the table and of all. Attributes are an op's own: a host without them says so itself. */
+static int is_of_the_api(const lines *recorded, const char *line)
+{
+    char type[128];
+    size_t n = strcspn(line, ". "), attrs = strlen("_attrs");
+    if (strncmp(line, "lmoe_", 5) != 0) return 1;
+    if (line[n] != '.' || (n > attrs && strncmp(line + n - attrs, "_attrs", attrs) == 0)) return 0;
+    snprintf(type, sizeof type, "%.*s alignment ", (int)n, line);
+    for (int i = 0; i < recorded->count; i++) {
+        if (strncmp(recorded->line[i], type, strlen(type)) == 0) return 1;
+    }
+    return 0;
+}
+
+static int keeps_promise(const lines *now, const lines *recorded, int minor)
+{
+    int gone = 0, fresh = 0;
+    for (int i = 0; i < recorded->count; i++) {
+        if (has(now, recorded->line[i])) continue;
+        printf("no longer true: %s\n", recorded->line[i]);
+        gone++;
+    }
+    for (int i = 0; i < now->count && LMOE_API_MINOR <= minor; i++) {
+        if (has(recorded, now->line[i]) || !is_of_the_api(recorded, now->line[i])) continue;
+        printf("newer:          %s\n", now->line[i]);
+        fresh++;
+    }
+    if (gone > 0)
+        printf("\nAPI %d.%d was given to the world: plugins that were built for it read it as it "
+               "was. Append instead.\n",
+               LMOE_ABI_MAJOR, minor);
+    if (fresh > 0)
+        printf(
+            "\nWhat is new is not in API %d.%d, and LMOE_API_MINOR is %d: raise it, and put what "
+            "is new between #if LMOE_TARGET_API >= %d and #endif.\n",
+            LMOE_ABI_MAJOR, minor, LMOE_API_MINOR, minor + 1);
+    printf("%d facts, %d changed, %d of a newer API\n", recorded->count, gone, fresh);
+    return gone + fresh == 0;
+}
+
 int main(int argc, char **argv)
 {
     static lines now, recorded;
     if (sizeof(void *) != 8) return 77; /* the record is of 64-bit machines; 77: skipped */
+    if (argc == 4 && strcmp(argv[1], "--promise") == 0) {
+        layout(&now);
+        if (read_lines(&recorded, argv[2]) != 0) return perror(argv[2]), 1;
+        return !keeps_promise(&now, &recorded, atoi(argv[3]));
+    }
     layout(&now);
     for (int i = 0; argc < 2 && i < now.count; i++) puts(now.line[i]);
     if (argc < 2) return 0;

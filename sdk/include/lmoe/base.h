@@ -7,16 +7,19 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* The ABI's major number is part of the entry symbol's name (lmoe_plugin_v1). Before lmoe 1.0 the
- * minor number of plugin and host must match; from 1.0 on a plugin runs on every host of the same
- * major whose minor is not lower. */
+/* The ABI's major number is part of the entry symbol's name (lmoe_plugin_v1). The minor number is
+ * raised by one when a slot, a field or a word is added; nothing is ever taken away or changed. So a
+ * plugin runs on every host of the same major whose minor is not lower than its target. */
 #define LMOE_ABI_MAJOR 1
 #define LMOE_API_MINOR 0
 
-/* The oldest API minor that the built plugin needs. Define it before including lmoe headers to
- * build with newer headers for an older host; what came later is then not declared. */
+/* The oldest API minor that the built plugin runs on: these headers' own, unless it is defined
+ * before they are included (-DLMOE_TARGET_API=0). What came later is then not declared. */
 #ifndef LMOE_TARGET_API
 #define LMOE_TARGET_API LMOE_API_MINOR
+#endif
+#if LMOE_TARGET_API > LMOE_API_MINOR
+#error "LMOE_TARGET_API is above LMOE_API_MINOR: these headers are older than the API that is asked for"
 #endif
 
 #ifdef __cplusplus
