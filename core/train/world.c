@@ -97,12 +97,24 @@ lmoe_status lmoe__rank_join(lmoe__rank *r, const lmoe__place *place, void *group
     return LMOE_OK;
 }
 
+static lmoe_status check_builds(lmoe__rank *r)
+{
+    lmoe__builds b;
+    LMOE_TRY(lmoe__builds_read(&r->ctx, r->setup->registry, &b));
+    lmoe_status status = lmoe__builds_agree(r, &b);
+    lmoe__builds_free(&b);
+    return status;
+}
+
 static lmoe_status work(lmoe__rank *r, lmoe__mesh *mesh)
 {
     const lmoe__setup *s = r->setup;
     if (r->world && (s->comm->base.flags & LMOE_COMM_DEVICE))
         LMOE_TRY(s->device->alloc(r->dev, LMOE__WORD, &r->word));
-    if (r->world) LMOE_TRY(split_axes(r, mesh));
+    if (r->world) {
+        LMOE_TRY(check_builds(r));
+        LMOE_TRY(split_axes(r, mesh));
+    }
     return lmoe__rank_train(r, mesh);
 }
 

@@ -27,6 +27,26 @@ typedef struct lmoe__rank_thread {
     bool started, ended;
 } lmoe__rank_thread;
 
+/* ---- builds.c: do all ranks run the same? ---- */
+
+/* A file that a rank's program consists of. */
+typedef struct lmoe__build {
+    char name[104]; /* "the command", or the plugin's id */
+    char digest[40];
+    char path[240];
+} lmoe__build;
+
+typedef struct lmoe__builds {
+    lmoe__build *list;
+    int count, capacity;
+} lmoe__builds;
+
+/* Those of this process. */
+lmoe_status lmoe__builds_read(lmoe_ctx *ctx, lmoe__registry *registry, lmoe__builds *b);
+void lmoe__builds_free(lmoe__builds *b);
+/* All ranks call it: fails on all of them, with the first difference, if their lists differ. */
+lmoe_status lmoe__builds_agree(lmoe__rank *r, const lmoe__builds *b);
+
 /* Opens the communicator of all ranks. */
 lmoe_status lmoe__rank_join(lmoe__rank *r, const lmoe__place *place, void *group);
 

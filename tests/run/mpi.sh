@@ -108,3 +108,15 @@ hit TERM asked
 [ "$got" -eq 75 ] || fail "exit code $got instead of 75"
 grep -q "stopped by a signal after step" out || fail "no word of the signal"
 goes_on asked
+
+# ranks of different builds: here of a plugin whose file differs in one byte
+gla=$(dirname "$lmoe")/plugins/lsm-gla.so
+if [ -e "$gla" ]; then
+    mkdir other
+    cp "$gla" other
+    printf '\0' >>other/lsm-gla.so
+    train="$lmoe train run.ini --set run.dir=mixed --set parallel.mesh=dp:2"
+    expect 1 timeout 100 mpirun $how -n 1 $train : -n 1 $train --plugin-path other
+    says "different builds of lsm/gla: rank 0 has .*/plugins/lsm-gla.so with digest [0-9a-f]{32}, rank 1 has .*/other/lsm-gla.so with digest [0-9a-f]{32}; give all ranks"
+    [ ! -e mixed/checkpoints ] || [ -z "$(ls mixed/checkpoints)" ] || fail "a step was run"
+fi
