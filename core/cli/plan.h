@@ -15,7 +15,8 @@ void lmoe__plan_print_model(const lmoe__setup *s, const lmoe__engine *e, double 
 void lmoe__plan_print_exchanges(const lmoe__setup *s, const char *what,
                                 const lmoe__plan *const *plans, int n);
 /* The kernels of these plans that plugins other than the device's brought; all: every kernel. */
-void lmoe__plan_print_kernels(const lmoe__setup *s, const lmoe__plan *const *plans, int n, bool all);
+void lmoe__plan_print_kernels(const lmoe__setup *s, const lmoe__plan *const *plans, int n,
+                              bool all);
 /* A plan and how often a step runs it. */
 typedef struct lmoe__planned_time {
     const lmoe__plan *plan;

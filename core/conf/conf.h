@@ -61,7 +61,7 @@ const char *lmoe__conf_where(const lmoe__conf *conf, const char *section, const 
 lmoe_status lmoe__conf_check_unused(lmoe_ctx *ctx, const lmoe__conf *conf);
 
 /* Every value in force, with its origin, as a file that reads back to the same configuration.
- * Options with the unit "path" are printed as absolute paths: the output may stand anywhere. */
+ * Options with the unit "path" or "paths" are printed as absolute paths: the output may stand anywhere. */
 void lmoe__conf_show(const lmoe__conf *conf, FILE *f);
 
 /* ---- option tables (lmoe/option.h) ---- */
@@ -69,7 +69,7 @@ void lmoe__conf_show(const lmoe__conf *conf, FILE *f);
 /* Fills the struct `out` from a section: first the values of conf, else the defaults. A table of
  * NULL only marks the section as asked for. Several tables may share a section; where they share a
  * key too, their defaults must agree. Texts are copied to `arena`. A TEXT option with the unit
- * "path" is resolved as by lmoe__conf_path. */
+ * "path" is resolved as by lmoe__conf_path, with the unit "paths" each of its words is. */
 lmoe_status lmoe__options_fill(lmoe_ctx *ctx, lmoe__conf *conf, const char *section,
                                const lmoe_option *table, void *out, lmoe__arena *arena);
 

@@ -34,9 +34,9 @@ static lmoe_status bad_value(lmoe_ctx *ctx, const char *where, const lmoe__conf_
     return status;
 }
 
-static bool is_path(const lmoe_option *o)
+static bool has_unit(const lmoe_option *o, const char *unit)
 {
-    return o->type == LMOE_OPTION_TEXT && o->unit && strcmp(o->unit, "path") == 0;
+    return o->type == LMOE_OPTION_TEXT && o->unit && strcmp(o->unit, unit) == 0;
 }
 
 /* Where a path leads, whatever file says it; "" stays. The file need not exist yet. */
@@ -50,6 +50,22 @@ static const char *absolute(const char *path, lmoe__arena *arena)
     free(real);
     free(folder);
     return out;
+}
+
+/* The text with its path, or each of its paths, as seen from where the entry's file is read; e NULL:
+ * absolute. Other texts stay. */
+static const char *resolved(const lmoe_option *o, const lmoe__conf_entry *e, const char *text,
+                            lmoe__arena *arena)
+{
+    if (has_unit(o, "path")) return e ? lmoe__entry_path(e, text, arena) : absolute(text, arena);
+    if (!has_unit(o, "paths")) return text;
+    char *words = lmoe__arena_strdup(arena, text), *save = NULL;
+    const char *all = "";
+    for (char *w = strtok_r(words, " \t", &save); w; w = strtok_r(NULL, " \t", &save)) {
+        const char *path = e ? lmoe__entry_path(e, w, arena) : absolute(w, arena);
+        all = lmoe__arena_printf(arena, "%s%s%s", all, *all ? " " : "", path);
+    }
+    return all;
 }
 
 /* Two tables of one section may share a key. One line of a file then serves both, so without one
@@ -76,10 +92,10 @@ static lmoe_status fill_one(lmoe_ctx *ctx, lmoe__conf *conf, lmoe__conf_part *pa
     const char *text = e->value ? e->value : o->initial;
     if (!text) return not_given(ctx, conf, part, o);
     const char *where = lmoe__origin_text(e->origin, conf->arena);
-    if (is_path(o)) text = lmoe__entry_path(e, text, arena);
+    text = resolved(o, e, text, arena);
     if (!lmoe__option_parse(o, text, out, arena)) return bad_value(ctx, where, part, o, text);
     const char *effective = lmoe__option_to_text(o, out, conf->arena);
-    if (is_path(o)) effective = absolute(effective, conf->arena);
+    effective = resolved(o, NULL, effective, conf->arena);
     if (!lmoe__conf_print_value(NULL, e->key, effective))
         return lmoe_error(ctx, LMOE_E_CONFIG, "%s: [%s] %s: a run file could not hold '%s'", where,
                           part->name, e->key, effective);

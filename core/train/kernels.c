@@ -14,7 +14,6 @@ static lmoe_status open_file(lmoe_ctx *ctx, lmoe__setup *s, const char *path)
 {
     lmoe_ctx quiet;
     lmoe__ctx_init(&quiet);
-    path = lmoe__conf_resolve(s->conf, "run", "plugins", path, s->arena);
     lmoe_status status = lmoe__registry_open(s->registry, &quiet, path);
     if (status == LMOE_OK) return LMOE_OK;
     return lmoe_error(ctx, status, "%s: [run] plugins: %s",

@@ -25,9 +25,8 @@ static const lmoe_option run_table[] = {
      "Stop and save after this time; 0: no limit."},
     {"resume", O(BOOL, lmoe__run_options, resume), "yes", 0, 0, NULL, NULL,
      "Go on from the newest valid checkpoint of the directory."},
-    {"plugins", O(TEXT, lmoe__run_options, plugins), "", 0, 0, NULL, NULL,
-     "Plugin files, separated by blanks, that are opened first: for classes and kernels that the "
-     "folders do not have."},
+    {"plugins", O(TEXT, lmoe__run_options, plugins), "", 0, 0, NULL, "paths",
+     "Plugin files that are opened first: for classes and kernels that the folders do not have."},
     LMOE_OPTION_END};
 
 static const lmoe_option train_table[] = {

@@ -51,9 +51,13 @@ static void add_default(lmoe__text *page, const lmoe_option *o)
 
 static void add_option(lmoe__text *page, const lmoe_option *o)
 {
-    bool path = o->unit && strcmp(o->unit, "path") == 0;
+    bool paths = o->unit && strcmp(o->unit, "paths") == 0;
+    bool path = paths || (o->unit && strcmp(o->unit, "path") == 0);
     lmoe__text_add(page, "| `%s` | ", o->name);
-    if (path)
+    if (paths)
+        lmoe__text_add(page,
+                       "paths, separated by blanks, from the folder of the file that says them");
+    else if (path)
         lmoe__text_add(page, "a path, from the folder of the file that says it");
     else
         lmoe__option_describe(o, page);

@@ -603,14 +603,15 @@ END_TEST
 START_TEST(show_resolves_paths)
 {
     typedef struct paths {
-        const char *train, *dir, *none;
+        const char *train, *dir, *none, *files;
     } paths;
     static const lmoe_option options[] = {
         {"train", LMOE_OPTION_TEXT, offsetof(paths, train), NULL, 0, 0, NULL, "path", "File."},
         {"dir", LMOE_OPTION_TEXT, offsetof(paths, dir), "runs/new", 0, 0, NULL, "path", "Folder."},
         {"none", LMOE_OPTION_TEXT, offsetof(paths, none), "", 0, 0, NULL, "path", "Nothing."},
+        {"files", LMOE_OPTION_TEXT, offsetof(paths, files), "", 0, 0, NULL, "paths", "Files."},
         LMOE_OPTION_END};
-    write_file("sub/a.ini", "[data]\ntrain = ../t.bin\n");
+    write_file("sub/a.ini", "[data]\ntrain = ../t.bin\nfiles = a.so  /b.so\n ../t.bin\n");
     write_file("t.bin", "");
     ck_assert_int_eq(chdir(folder), 0);
     lmoe__conf *conf = lmoe__conf_read(&ctx, "sub/a.ini");
@@ -619,6 +620,7 @@ START_TEST(show_resolves_paths)
     ck_assert_str_eq(p.train, "sub/../t.bin");
     ck_assert_str_eq(p.dir, "runs/new");
     ck_assert_str_eq(p.none, "");
+    ck_assert_str_eq(p.files, "sub/a.so /b.so sub/../t.bin");
     char *text = shown(conf);
     lmoe__conf *back = lmoe__conf_read_text(&ctx, "else/where/b.ini", text, strlen(text));
     ck_assert_int_eq(lmoe__options_fill(&ctx, back, "data", options, &again, arena), LMOE_OK);
@@ -626,6 +628,8 @@ START_TEST(show_resolves_paths)
     ck_assert_str_eq(again.train, lmoe__arena_printf(arena, "%s/t.bin", real));
     ck_assert_str_eq(again.dir, lmoe__arena_printf(arena, "%s/runs/new", real));
     ck_assert_str_eq(again.none, "");
+    ck_assert_str_eq(again.files,
+                     lmoe__arena_printf(arena, "%s/sub/a.so /b.so %s/t.bin", real, real));
     free(real);
     free(text);
     lmoe__conf_free(back);

@@ -19,7 +19,7 @@
 #define LMOE_TARGET_API LMOE_API_MINOR
 #endif
 #if LMOE_TARGET_API > LMOE_API_MINOR
-#error "LMOE_TARGET_API is above LMOE_API_MINOR: these headers are older than the API that is asked for"
+#error "these headers are older than LMOE_TARGET_API: LMOE_API_MINOR is lower"
 #endif
 
 #ifdef __cplusplus

@@ -28,7 +28,8 @@ typedef struct lmoe_option {
     const char *initial; /* default, as the user would write it; NULL: must be given */
     double min, max;     /* inclusive range of numbers; both 0: no limit */
     const char *choices; /* ENUM: words separated by blanks; TEXT: the same, or NULL for any text */
-    const char *unit;    /* "" or NULL if none; TEXT "path": relative to the file that says it */
+    const char *unit;    /* "" or NULL if none; TEXT "path": relative to the file that says it;
+                            "paths": several, separated by blanks */
     const char *doc;     /* one sentence */
 } lmoe_option;
 

@@ -37,4 +37,4 @@ expect 0 try -DCALLS
 expect 1 try -DCALLS -DLMOE_TARGET_API=$minor
 says "lmoe_later"
 expect 1 try -DLMOE_TARGET_API=$((minor + 2))
-says "these headers are older than the API that is asked for"
+says "these headers are older than LMOE_TARGET_API"

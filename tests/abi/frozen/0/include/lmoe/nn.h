@@ -13,25 +13,10 @@
 extern "C" {
 #endif
 
-/* Declares a weight of two axes, normal(0, deviation); deviation 0: the model's. */
-static inline lmoe_tensor lmoe_matrix(lmoe_trace *t, const char *name, const char *axes,
-                                      int64_t rows, int64_t columns, double deviation)
-{
-    lmoe_param_def d;
-    memset(&d, 0, sizeof d);
-    d.size = sizeof d;
-    d.name = name;
-    d.axes = axes;
-    d.dim[0] = rows;
-    d.dim[1] = columns;
-    d.init = LMOE_INIT_NORMAL;
-    d.b = deviation;
-    return lmoe_param(t, &d);
-}
-
-/* Declares a weight of three axes, normal(0, deviation; 0: the model's): projections to heads. */
-static inline lmoe_tensor lmoe_cube(lmoe_trace *t, const char *name, const char *axes, int64_t a,
-                                    int64_t b, int64_t c, double deviation)
+/* A definition with up to three sizes, as many as there are names in axes: normal(0, the model's
+ * deviation). */
+static inline lmoe_param_def lmoe_param_of(const char *name, const char *axes, int64_t a, int64_t b,
+                                           int64_t c)
 {
     lmoe_param_def d;
     memset(&d, 0, sizeof d);
@@ -42,40 +27,57 @@ static inline lmoe_tensor lmoe_cube(lmoe_trace *t, const char *name, const char 
     d.dim[1] = b;
     d.dim[2] = c;
     d.init = LMOE_INIT_NORMAL;
+    return d;
+}
+
+/* Declares a weight that no decay pulls to zero. a, b: what init says of them. */
+static inline lmoe_tensor lmoe_param_kept(lmoe_trace *t, lmoe_param_def d, lmoe_init_kind init,
+                                          double a, double b)
+{
+    d.init = init;
+    d.a = a;
+    d.b = b;
+    d.flags = LMOE_PARAM_NO_DECAY;
+    return lmoe_param(t, &d);
+}
+
+/* Declares a weight of three axes, normal(0, deviation; 0: the model's): projections to heads. */
+static inline lmoe_tensor lmoe_cube(lmoe_trace *t, const char *name, const char *axes, int64_t a,
+                                    int64_t b, int64_t c, double deviation)
+{
+    lmoe_param_def d = lmoe_param_of(name, axes, a, b, c);
     d.b = deviation;
     return lmoe_param(t, &d);
 }
 
-/* Declares the projection from heads back to the residual stream: (heads head_v embed). */
+/* Declares a weight of two axes, normal(0, deviation); deviation 0: the model's. */
+static inline lmoe_tensor lmoe_matrix(lmoe_trace *t, const char *name, const char *axes,
+                                      int64_t rows, int64_t columns, double deviation)
+{
+    return lmoe_cube(t, name, axes, rows, columns, 0, deviation);
+}
+
+/* Declares a projection back to the residual stream, of up to three axes. */
+static inline lmoe_tensor lmoe_output_weight(lmoe_trace *t, const char *name, const char *axes,
+                                             int64_t a, int64_t b, int64_t c)
+{
+    lmoe_param_def d = lmoe_param_of(name, axes, a, b, c);
+    d.flags = LMOE_PARAM_RESIDUAL;
+    return lmoe_param(t, &d);
+}
+
+/* The one from heads: (heads head_v embed). */
 static inline lmoe_tensor lmoe_output_cube(lmoe_trace *t, const char *name, int64_t heads,
                                            int64_t head_v, int64_t embed)
 {
-    lmoe_param_def d;
-    memset(&d, 0, sizeof d);
-    d.size = sizeof d;
-    d.name = name;
-    d.axes = "heads head_v embed";
-    d.dim[0] = heads;
-    d.dim[1] = head_v;
-    d.dim[2] = embed;
-    d.flags = LMOE_PARAM_RESIDUAL;
-    return lmoe_param(t, &d);
+    return lmoe_output_weight(t, name, "heads head_v embed", heads, head_v, embed);
 }
 
 /* Declares a vector of one value: norm weights (1), biases (0). */
 static inline lmoe_tensor lmoe_vector(lmoe_trace *t, const char *name, const char *axis, int64_t n,
                                       double value)
 {
-    lmoe_param_def d;
-    memset(&d, 0, sizeof d);
-    d.size = sizeof d;
-    d.name = name;
-    d.axes = axis;
-    d.dim[0] = n;
-    d.init = LMOE_INIT_CONST;
-    d.a = value;
-    d.flags = LMOE_PARAM_NO_DECAY;
-    return lmoe_param(t, &d);
+    return lmoe_param_kept(t, lmoe_param_of(name, axis, n, 0, 0), LMOE_INIT_CONST, value, 0);
 }
 
 /* Size of a named axis of x; -1 (and a recorded failure) if x lacks it. */
@@ -95,17 +97,8 @@ static inline int64_t lmoe_axis_size(lmoe_trace *t, lmoe_tensor x, const char *a
 static inline lmoe_tensor lmoe_head_vector(lmoe_trace *t, const char *name, const char *axes,
                                            int64_t heads, int64_t width, double value)
 {
-    lmoe_param_def d;
-    memset(&d, 0, sizeof d);
-    d.size = sizeof d;
-    d.name = name;
-    d.axes = axes;
-    d.dim[0] = heads;
-    d.dim[1] = width;
-    d.init = LMOE_INIT_CONST;
-    d.a = value;
-    d.flags = LMOE_PARAM_NO_DECAY;
-    return lmoe_param(t, &d);
+    lmoe_param_def d = lmoe_param_of(name, axes, heads, width, 0);
+    return lmoe_param_kept(t, d, LMOE_INIT_CONST, value, 0);
 }
 
 /* Declares the weight of a short convolution over heads' channels: axes "heads head_k kernel". */
@@ -243,34 +236,14 @@ static inline lmoe_tensor lmoe_scan_diag_normalized(lmoe_trace *t, lmoe_tensor q
 static inline lmoe_tensor lmoe_decay_rate(lmoe_trace *t, const char *name, int64_t heads,
                                           double low, double high)
 {
-    lmoe_param_def d;
-    memset(&d, 0, sizeof d);
-    d.size = sizeof d;
-    d.name = name;
-    d.axes = "heads";
-    d.dim[0] = heads;
-    d.init = LMOE_INIT_LOG;
-    d.a = low;
-    d.b = high;
-    d.flags = LMOE_PARAM_NO_DECAY;
-    return lmoe_param(t, &d);
+    return lmoe_param_kept(t, lmoe_param_of(name, "heads", heads, 0, 0), LMOE_INIT_LOG, low, high);
 }
 
 static inline lmoe_tensor lmoe_decay_bias(lmoe_trace *t, const char *name, const char *axes,
                                           int64_t heads, int64_t width)
 {
-    lmoe_param_def d;
-    memset(&d, 0, sizeof d);
-    d.size = sizeof d;
-    d.name = name;
-    d.axes = axes;
-    d.dim[0] = heads;
-    d.dim[1] = width;
-    d.init = LMOE_INIT_SOFTPLUS;
-    d.a = 0.001;
-    d.b = 0.1;
-    d.flags = LMOE_PARAM_NO_DECAY;
-    return lmoe_param(t, &d);
+    lmoe_param_def d = lmoe_param_of(name, axes, heads, width, 0);
+    return lmoe_param_kept(t, d, LMOE_INIT_SOFTPLUS, 0.001, 0.1);
 }
 
 /* The log decay -exp(a_log) softplus(x + bias), in the state dtype. a_log: (heads), bias: (heads) or
