@@ -73,6 +73,12 @@ void lmoe__sheet_start(lmoe__sheet *s, int64_t row, int64_t at)
 
 bool lmoe__lab_open(lmoe__lab *l, lmoe__exam *x, const lmoe__form *f, lmoe_dtype dtype, int flags)
 {
+    return lmoe__lab_open_at(l, x, f, dtype, flags, NULL);
+}
+
+bool lmoe__lab_open_at(lmoe__lab *l, lmoe__exam *x, const lmoe__form *f, lmoe_dtype dtype,
+                       int flags, const lmoe__mesh *mesh)
+{
     static const lmoe_kernel *const none[] = {NULL};
     memset(l, 0, sizeof *l);
     if (!lmoe__check_device(x)) return false;
@@ -82,7 +88,7 @@ bool lmoe__lab_open(lmoe__lab *l, lmoe__exam *x, const lmoe__form *f, lmoe_dtype
     l->layers = !f->model.n_mixers || (flags & LMOE__LAB_ONE) ? 1 : LMOE__LAB_LAYERS;
     l->device = *x->device;
     if (flags & LMOE__LAB_REFERENCES) l->device.kernels = none;
-    lmoe__engine_init(&l->e, x->ctx, &f->model, NULL, &l->device, x->dev, dtype);
+    lmoe__engine_init(&l->e, x->ctx, &f->model, mesh, &l->device, x->dev, dtype);
     l->e.eager = flags & LMOE__LAB_EAGER;
     l->open = true;
     return true;
@@ -117,21 +123,44 @@ double lmoe__rounded(double x, lmoe_dtype dtype)
     return x;
 }
 
-static lmoe_status upload(lmoe__lab *l, lmoe__buffer *b, const double *values)
+typedef struct copying {
+    const double *from;
+    double *to;
+} copying;
+
+static lmoe_status copy_run(void *user, int64_t in_box, int64_t in_whole, int64_t count)
 {
-    int64_t n = lmoe_desc_count(&b->desc);
-    size_t bytes = (size_t)lmoe_desc_bytes(&b->desc);
-    lmoe_buf host = {.data = lmoe__malloc(bytes + 1), .dtype = b->desc.dtype};
-    for (int64_t i = 0; i < n; i++) lmoe_put(&host, i, values[i]);
-    lmoe_status status = l->device.upload(l->e.dev, b->data, host.data, bytes);
-    free(host.data);
-    return status;
+    const copying *c = user;
+    memcpy(c->to + in_box, c->from + in_whole, sizeof(double) * (size_t)count);
+    return LMOE_OK;
+}
+
+int64_t lmoe__lab_part(const lmoe__lab *l, int weight, const double *values, double *part)
+{
+    const lmoe__held *h = lmoe__engine_held(&l->e, l->e.weights[weight].name);
+    copying c = {values, part};
+    int at[LMOE__MAX_MESH];
+    lmoe__box box;
+    if (!h) return 0;
+    lmoe__mesh_place(&l->e.mesh, at);
+    lmoe__held_box(h, &l->e.mesh, at, &box);
+    lmoe__box_runs(&box, &h->desc, copy_run, &c);
+    return box.count;
 }
 
 bool lmoe__lab_write(lmoe__lab *l, int weight, const double *values)
 {
     lmoe__buffer *b = lmoe__store_find(&l->e.store, l->e.weights[weight].name);
-    return !b || lmoe__check_ok(l->x, upload(l, b, values), "writing a weight");
+    if (!b) return true;
+    size_t bytes = (size_t)lmoe_desc_bytes(&b->desc);
+    double *part = lmoe__malloc(sizeof *part * (size_t)(lmoe_desc_count(&b->desc) + 1));
+    lmoe_buf host = {.data = lmoe__malloc(bytes + 1), .dtype = b->desc.dtype};
+    int64_t n = lmoe__lab_part(l, weight, values, part);
+    for (int64_t i = 0; i < n; i++) lmoe_put(&host, i, part[i]);
+    lmoe_status status = l->device.upload(l->e.dev, b->data, host.data, bytes);
+    free(host.data);
+    free(part);
+    return lmoe__check_ok(l->x, status, "writing a weight");
 }
 
 static double spread_of(const lmoe__lab_weights *w, uint64_t stream)

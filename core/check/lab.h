@@ -70,7 +70,9 @@ enum {
     LMOE__RUN_RECOMPUTE = 16 /* the backward pass makes all of the forward pass again */
 };
 
-/* False: the check has failed. */
+/* mesh: NULL for one rank. False: the check has failed. */
+bool lmoe__lab_open_at(lmoe__lab *l, lmoe__exam *x, const lmoe__form *f, lmoe_dtype dtype,
+                       int flags, const lmoe__mesh *mesh);
 bool lmoe__lab_open(lmoe__lab *l, lmoe__exam *x, const lmoe__form *f, lmoe_dtype dtype, int flags);
 /* Programs of one lab have the same batch; at most one has gradients. context: with carries, the
  * tokens that the whole text has. NULL: failed. */
@@ -93,8 +95,10 @@ lmoe_status lmoe__lab_try(lmoe__lab *l, lmoe__program *p, lmoe__sheet *s);
 /* All values of a named buffer, in the exam's memory; *n their number. NULL if there is none. */
 double *lmoe__lab_read(lmoe__lab *l, const char *name, int64_t *n);
 double *lmoe__lab_grad(lmoe__lab *l, int weight, int64_t *n);
-/* Writes a weight. */
+/* Writes this rank's part of a weight's values. */
 bool lmoe__lab_write(lmoe__lab *l, int weight, const double *values);
+/* This rank's part of values that lie as the weight does, into `part`; returns how many. */
+int64_t lmoe__lab_part(const lmoe__lab *l, int weight, const double *values, double *part);
 void lmoe__lab_close(lmoe__lab *l);
 
 /* ---- comparing ---- */

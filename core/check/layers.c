@@ -2,7 +2,7 @@
  * core/check/layers.c: whether a sequence layer goes through a sequence as it must: in pieces, packed,
  * padded, saved and put back, and never ahead of it.
  */
-#include "core/check/lab.h"
+#include "core/check/ranks.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -503,6 +503,41 @@ static void state_kept(lmoe__exam *x)
     each_form(x, state_form);
 }
 
+/* ---- over ranks ---- */
+
+/* Documents lie across the borders between ranks. What cannot be split (a state of several parts by
+ * some strategy) must say so. */
+static bool ranks_form(lmoe__exam *x, const lmoe__form *f)
+{
+    static const lmoe__ranks_case cases[] = {
+        {{{"sp", "parallel/lasp2", 2}}, LMOE__RUN_RESETS},
+        {{{"sp", "parallel/lasp2", 3}}, LMOE__RUN_RESETS},
+        {{{"sp", "parallel/lasp2", 4}}, LMOE__RUN_RESETS},
+        {{{"sp", "parallel/ring", 3}}, LMOE__RUN_RESETS},
+        {{{"sp", "parallel/scan", 4}}, LMOE__RUN_RESETS},
+        {{{"dp", "parallel/dp", 2}, {"sp", "parallel/lasp2", 2}}, LMOE__RUN_RESETS}};
+    enum { CASES = sizeof cases / sizeof *cases, LENGTH = 24 };
+    double worst = 0;
+    int done = 0;
+    lmoe__sheet s = lmoe__sheet_new(x, f, 2, LENGTH, x->seed, 1);
+    start_documents(&s, x->seed + 3);
+    for (int i = 0; i < CASES; i++) {
+        const char *refused;
+        lmoe__check_case(x, "%s, %s", lmoe__ranks_text(x, &cases[i]), f->text);
+        if (!lmoe__ranks_compare(x, f, &s, &cases[i], &refused, &worst)) return false;
+        if (refused)
+            lmoe__check_warn(x, "%s is refused: %s", lmoe__ranks_text(x, &cases[i]), refused);
+        done += !refused;
+    }
+    lmoe__check_note(x, "%d layouts, worst error %.1e", done, worst);
+    return true;
+}
+
+static void over_ranks(lmoe__exam *x)
+{
+    each_form(x, ranks_form);
+}
+
 /* ---- it learns ---- */
 
 /* The least mean square of y - target over some steps of Adam, and the first one. */
@@ -586,5 +621,9 @@ const lmoe__check lmoe__checks_layers[] = {
      LMOE_KIND_LAYER, LMOE__QUICK, 120, skip, 0},
     {"layers", "state", "A state that was saved goes on the same, here and in another model.",
      LMOE_KIND_LAYER, LMOE__QUICK, 120, state_kept, 0},
+    {"layers", "ranks",
+     "A sequence split over 2, 3 and 4 ranks, by summaries or handed on, gives what one rank "
+     "gives.",
+     LMOE_KIND_LAYER, LMOE__QUICK, 120, over_ranks, 0},
     {"layers", "learns", "20 steps lower a loss.", LMOE_KIND_LAYER, LMOE__QUICK, 120, learns, 0},
     {NULL, NULL, NULL, NULL, 0, 0, NULL, 0}};
