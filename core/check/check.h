@@ -100,6 +100,7 @@ extern const lmoe__check lmoe__checks_descriptor[];
 extern const lmoe__check lmoe__checks_ops[];
 extern const lmoe__check lmoe__checks_numerics[];
 extern const lmoe__check lmoe__checks_layers[];
+extern const lmoe__check lmoe__checks_routers[];
 
 /* i-th of all checks, NULL past the last. */
 const lmoe__check *lmoe__check_at(int i);

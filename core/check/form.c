@@ -9,7 +9,7 @@
 
 #include <stdlib.h>
 
-enum { SMALL = 8, EXPERTS = 8, HIDDEN = 12 };
+enum { SMALL = 8, EXPERTS = 12, HIDDEN = 12 };
 
 static bool is_router(const lmoe__exam *x)
 {
@@ -111,13 +111,17 @@ static void *small_options(lmoe__exam *x, bool cut)
     return options;
 }
 
-/* Flags and choices by chance. */
+/* Flags and choices by chance; strengths that are 0 (of a loss, of noise) may become 0.1. */
 static void draw_options(lmoe__exam *x, int number, void *options)
 {
     uint64_t at = 0;
     for (const lmoe_option *o = x->class->options; o && o->name; o++) {
         int32_t *value = (int32_t *)((char *)options + o->offset);
         uint64_t words = 1;
+        double *strength = (double *)((char *)options + o->offset);
+        if (o->type == LMOE_OPTION_FLOAT && *strength == 0 && o->min <= 0.1 && o->max >= 0.1 &&
+            lmoe__below(x->seed, (uint64_t)number, at++, 2))
+            *strength = 0.1;
         if (o->type != LMOE_OPTION_BOOL && o->type != LMOE_OPTION_ENUM) continue;
         for (const char *s = o->choices; s && *s; s++) words += *s == ' ' && s[1] != ' ' && s[1];
         if (o->type == LMOE_OPTION_BOOL) words = 2;

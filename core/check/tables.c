@@ -11,6 +11,7 @@ static const lmoe__check *const tables[] = {
     lmoe__checks_numerics,
     lmoe__checks_layers,
     lmoe__checks_ops,
+    lmoe__checks_routers,
 };
 
 const lmoe__check *lmoe__check_at(int i)

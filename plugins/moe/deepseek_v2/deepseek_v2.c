@@ -87,7 +87,7 @@ static lmoe_status forward(lmoe_trace *t, const void *opt, const void *params, l
 static const lmoe_router router = {
     .base = {sizeof(lmoe_router), LMOE_KIND_ROUTER, "moe/deepseek_v2",
              "Softmax, the best groups, top k in them, balance losses of experts and devices.",
-             options, sizeof(deepseek_v2_options), 0},
+             options, sizeof(deepseek_v2_options), LMOE_ROUTER_SUM_AT_MOST},
     .params_size = sizeof(deepseek_v2_params),
     .params = declare,
     .forward = forward,

@@ -67,7 +67,7 @@ static lmoe_status forward(lmoe_trace *t, const void *opt, const void *params, l
     if (o->norm_topk_prob) weight = lmoe_route_normalise(t, weight);
     out->weight = lmoe_mul_scalar(t, weight, o->scale);
     if (o->aux_loss <= 0) return LMOE_OK;
-    lmoe_tensor probs = lmoe_div(t, s, lmoe_sum(t, "b s x -> b s", s));
+    lmoe_tensor probs = lmoe_route_normalise(t, s);
     lmoe_route_loss(t, "aux_loss", lmoe_route_share(t, probs, out->index, weight, o->aux_scope),
                     o->aux_loss * experts / top_k);
     return LMOE_OK;
@@ -89,7 +89,7 @@ static lmoe_status update(lmoe_trace *t, const void *opt, const void *params, lm
 static const lmoe_router router = {
     .base = {sizeof(lmoe_router), LMOE_KIND_ROUTER, "moe/deepseek_v3",
              "Sigmoid scores, groups, a bias that balances without a loss.", options,
-             sizeof(deepseek_v3_options), 0},
+             sizeof(deepseek_v3_options), LMOE_ROUTER_SUM_ONE},
     .params_size = sizeof(deepseek_v3_params),
     .params = declare,
     .forward = forward,

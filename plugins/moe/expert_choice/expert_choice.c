@@ -63,7 +63,7 @@ static lmoe_status forward(lmoe_trace *t, const void *opt, const void *params, l
 static const lmoe_router router = {
     .base = {sizeof(lmoe_router), LMOE_KIND_ROUTER, "moe/expert_choice",
              "Each expert takes its best tokens of a sequence.", options,
-             sizeof(expert_choice_options), 0},
+             sizeof(expert_choice_options), LMOE_ROUTER_VARYING | LMOE_ROUTER_SUM_AT_MOST},
     .params_size = sizeof(expert_choice_params),
     .params = declare,
     .forward = forward,

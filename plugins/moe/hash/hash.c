@@ -36,7 +36,8 @@ static lmoe_status forward(lmoe_trace *t, const void *opt, const void *params, l
 
 static const lmoe_router router = {
     .base = {sizeof(lmoe_router), LMOE_KIND_ROUTER, "moe/hash",
-             "Experts by the token's id; nothing is learned.", options, sizeof(hash_options), 0},
+             "Experts by the token's id; nothing is learned.", options, sizeof(hash_options),
+             LMOE_ROUTER_SUM_ONE},
     .params = declare,
     .forward = forward,
 };

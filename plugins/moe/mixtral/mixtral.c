@@ -63,7 +63,7 @@ static lmoe_status forward(lmoe_trace *t, const void *opt, const void *params, l
 static const lmoe_router router = {
     .base = {sizeof(lmoe_router), LMOE_KIND_ROUTER, "moe/mixtral",
              "The top k, softmax over them, balance and z losses.", options,
-             sizeof(mixtral_options), 0},
+             sizeof(mixtral_options), LMOE_ROUTER_SUM_ONE},
     .params_size = sizeof(mixtral_params),
     .params = declare,
     .forward = forward,

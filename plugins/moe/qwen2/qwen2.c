@@ -64,7 +64,7 @@ static lmoe_status forward(lmoe_trace *t, const void *opt, const void *params, l
 static const lmoe_router router = {
     .base = {sizeof(lmoe_router), LMOE_KIND_ROUTER, "moe/qwen2",
              "Softmax over all experts, top k, balance and z losses.", options,
-             sizeof(qwen2_options), 0},
+             sizeof(qwen2_options), LMOE_ROUTER_SUM_AT_MOST},
     .params_size = sizeof(qwen2_params),
     .params = declare,
     .forward = forward,

@@ -70,7 +70,7 @@ static lmoe_status forward(lmoe_trace *t, const void *opt, const void *params, l
 static const lmoe_router router = {
     .base = {sizeof(lmoe_router), LMOE_KIND_ROUTER, "moe/sinkhorn",
              "Choices of a sequence balanced by Sinkhorn scaling.", options,
-             sizeof(sinkhorn_options), 0},
+             sizeof(sinkhorn_options), LMOE_ROUTER_SUM_AT_MOST},
     .params_size = sizeof(sinkhorn_params),
     .params = declare,
     .forward = forward,

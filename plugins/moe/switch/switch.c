@@ -60,7 +60,7 @@ static lmoe_status forward(lmoe_trace *t, const void *opt, const void *params, l
 static const lmoe_router router = {
     .base = {sizeof(lmoe_router), LMOE_KIND_ROUTER, "moe/switch",
              "Each token to one expert, with jitter and a balance loss.", options,
-             sizeof(switch_options), 0},
+             sizeof(switch_options), LMOE_ROUTER_SUM_AT_MOST},
     .params_size = sizeof(switch_params),
     .params = declare,
     .forward = forward,
