@@ -14,8 +14,10 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 /* ---- child ---- */
@@ -35,8 +37,30 @@ static void report_line(FILE *f, const char *word, const char *a, const char *b,
     fputc('\n', f);
 }
 
+enum { FILES_CLOSED = 113 }; /* exit code of a child that cannot report */
+
+/* Whether the plugin has started processes, which are ended. What they start becomes this process's
+ * own when they end, so that none gets away. */
+static bool end_processes(void)
+{
+    char path[64];
+    bool any = waitpid(-1, NULL, WNOHANG) >= 0;
+    snprintf(path, sizeof path, "/proc/self/task/%d/children", (int)getpid());
+    for (int round = 0; any && round < 100; round++) {
+        FILE *f = fopen(path, "r");
+        int pid, n = 0;
+        for (; f && fscanf(f, "%d", &pid) == 1; n++) kill(pid, SIGKILL);
+        if (f) fclose(f);
+        if (n == 0) break;
+        waitpid(-1, NULL, 0);
+    }
+    return any;
+}
+
 static void child(const char *path, int report, int output)
 {
+    const pid_t self = getpid();
+    prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
     struct rlimit none = {0, 0};
     setrlimit(RLIMIT_CORE, &none); /* a crash here is expected: leave no file */
     int null = open("/dev/null", O_RDONLY);
@@ -48,7 +72,13 @@ static void child(const char *path, int report, int output)
     lmoe__ctx_init(&ctx);
     lmoe__registry *r = lmoe__registry_new(NULL);
     lmoe_status status = lmoe__registry_open(r, &ctx, path);
+    if (getpid() != self) _exit(0); /* a process that the plugin has started, and let go on here */
     fflush(NULL);
+    if (fcntl(STDOUT_FILENO, F_GETFD) < 0 || fcntl(report, F_GETFD) < 0) _exit(FILES_CLOSED);
+    if (end_processes())
+        status =
+            lmoe_error(&ctx, LMOE_E_USAGE,
+                       "%s: starts a process while it is loaded, which a plugin must not", path);
 
     FILE *f = fdopen(report, "w");
     const lmoe__plugin *p = lmoe__registry_plugin(r, 0);
@@ -69,11 +99,10 @@ static void child(const char *path, int report, int output)
 /* ---- parent ---- */
 
 /* Reads both pipes until the child has closed them or the time is up; false: time is up. */
-static bool collect(int report, int output, double seconds, lmoe__text *said, lmoe__text *printed)
+static bool collect(int report, int output, double end, lmoe__text *said, lmoe__text *printed)
 {
     struct pollfd pipes[2] = {{report, POLLIN, 0}, {output, POLLIN, 0}};
     lmoe__text *texts[2] = {said, printed};
-    double end = lmoe__now() + seconds;
     while (pipes[0].fd >= 0 || pipes[1].fd >= 0) {
         double left = end - lmoe__now();
         if (left <= 0) return false;
@@ -90,6 +119,19 @@ static bool collect(int report, int output, double seconds, lmoe__text *said, lm
         }
     }
     return true;
+}
+
+/* A child that has closed the pipes may be on its way still; it is left to be waited for. */
+static bool has_ended(pid_t pid, double end)
+{
+    const struct timespec moment = {0, 2000000};
+    for (;;) {
+        siginfo_t info = {.si_pid = 0};
+        if (waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid == pid)
+            return true;
+        if (lmoe__now() > end) return false;
+        nanosleep(&moment, NULL);
+    }
 }
 
 static bool parse(lmoe__arena *a, char *text, lmoe__scan *out)
@@ -128,6 +170,11 @@ static const char *ending(lmoe__arena *a, const char *path, bool in_time, double
     if (WIFSIGNALED(status))
         return lmoe__arena_printf(a, "%s: crashes while it is loaded: %s", path,
                                   strsignal(WTERMSIG(status)));
+    if (WEXITSTATUS(status) == FILES_CLOSED)
+        return lmoe__arena_printf(
+            a,
+            "%s: closes the host's files while it is loaded; a plugin leaves what is not its own",
+            path);
     return lmoe__arena_printf(a,
                               "%s: ends the process while it is loaded, with exit code %d; a "
                               "plugin must never exit",
@@ -163,7 +210,8 @@ lmoe_status lmoe__scan_file(lmoe_ctx *ctx, lmoe__arena *a, const char *path, dou
     setpgid(pid, pid); /* both sides do it: whoever is first */
 
     lmoe__text said = {0}, printed = {0};
-    bool in_time = collect(report[0], output[0], seconds, &said, &printed);
+    double end = lmoe__now() + seconds;
+    bool in_time = collect(report[0], output[0], end, &said, &printed) && has_ended(pid, end);
     close(report[0]);
     close(output[0]);
     kill(-pid, SIGKILL); /* if it hangs, with or without its pipes; and what it may have started */
