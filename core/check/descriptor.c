@@ -125,6 +125,8 @@ static uint32_t known_flags(const char *kind)
         return LMOE_COMM_THREADS | LMOE_COMM_DEVICE | LMOE_COMM_PROCESSES;
     if (strcmp(kind, LMOE_KIND_STRATEGY) == 0)
         return LMOE_STRATEGY_FEATURES | LMOE_STRATEGY_EXPERTS;
+    if (strcmp(kind, LMOE_KIND_ROUTER) == 0)
+        return LMOE_ROUTER_SUM_ONE | LMOE_ROUTER_SUM_AT_MOST | LMOE_ROUTER_VARYING;
     return 0;
 }
 

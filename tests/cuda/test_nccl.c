@@ -5,7 +5,7 @@
  * this one copies them to the GPU and back. Sums of more than two ranks are in NCCL's order, so
  * with more than two ranks some of their bits differ.
  */
-#include "../plugins/comm_exchange.h"
+#include "../../core/check/comm_exchange.h"
 
 #include <lmoe/exchange.h>
 #include <lmoe/plugin.h>
@@ -143,7 +143,7 @@ int main(void)
         printf("open: %s\n", nccl()->message(a->comm));
         return 1;
     }
-    int wrong = comm_exchange_check(&around_nccl, a, false);
+    int wrong = lmoe__exchange_check(&around_nccl, a, false, LMOE__EXCHANGE_ALL, NULL);
     if (wrong) printf("message: %s\n", nccl()->message(a->comm));
     if (nccl()->watch(a->comm, text, sizeof text) != LMOE_OK) wrong++;
     close_around(a);

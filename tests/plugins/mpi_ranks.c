@@ -8,7 +8,7 @@
  *   abort       rank 1 aborts
  *   forever     all exchange until they are ended from outside; each rank prints its process first
  */
-#include "comm_exchange.h"
+#include "../../core/check/comm_exchange.h"
 
 #include <lmoe/plugin.h>
 
@@ -80,7 +80,7 @@ int main(int argc, char **argv)
         return 1;
     }
     if (strcmp(what, "exchange") == 0) {
-        int wrong = comm_exchange_check(c, comm, true);
+        int wrong = lmoe__exchange_check(c, comm, true, LMOE__EXCHANGE_ALL, NULL);
         printf("rank %d of %d: %d wrong\n", (int)env.rank, (int)env.ranks, wrong);
         c->close(comm);
         return wrong != 0;

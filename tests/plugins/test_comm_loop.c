@@ -3,7 +3,7 @@
  * that whatever goes wrong ends every rank with a message. Links the plugin built with
  * -DLMOE_BUILTIN=comm_loop.
  */
-#include "comm_exchange.h"
+#include "../../core/check/comm_exchange.h"
 
 #include <lmoe/plugin.h>
 
@@ -345,7 +345,7 @@ END_TEST
 
 static void exchange_all(rank *r)
 {
-    r->w->wrong += comm_exchange_check(loop(), r->comm, true);
+    r->w->wrong += lmoe__exchange_check(loop(), r->comm, true, LMOE__EXCHANGE_ALL, NULL);
 }
 
 START_TEST(exchanges)

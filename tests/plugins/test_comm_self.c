@@ -2,7 +2,7 @@
  * tests/plugins/test_comm_self.c: class comm/self. Links the plugin built with
  * -DLMOE_BUILTIN=comm_self.
  */
-#include "comm_exchange.h"
+#include "../../core/check/comm_exchange.h"
 
 #include <lmoe/plugin.h>
 
@@ -46,7 +46,7 @@ END_TEST
 START_TEST(exchanges)
 {
     void *comm = opened();
-    ck_assert_int_eq(comm_exchange_check(self(), comm, true), 0);
+    ck_assert_int_eq(lmoe__exchange_check(self(), comm, true, LMOE__EXCHANGE_ALL, NULL), 0);
     self()->close(comm);
 }
 END_TEST

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * tests/plugins/comm_exchange.c: what every communicator must do alike. Element i of rank r's data
+ * core/check/comm_exchange.c: what every communicator must do alike. Element i of rank r's data
  * is a function of (r, i), so each rank knows what it must receive; reductions are done again here,
  * in rank order, and must agree in every bit.
  */
@@ -18,7 +18,35 @@ typedef struct all { /* of one communicator */
     int32_t rank, ranks;
     bool any_order; /* of tags */
     int wrong;
+    char at[160]; /* the exchange at work */
+    char *first;  /* the first that was wrong; room for 160 characters, or NULL */
 } all;
+
+static void wrong(all *a)
+{
+    if (a->wrong++ == 0 && a->first)
+        snprintf(a->first, sizeof a->at, "rank %d of %d: %.120s", (int)a->rank, (int)a->ranks,
+                 a->at);
+}
+
+static void note(all *a, const lmoe_exchange *e)
+{
+    int in_place = e->send && e->send == e->recv;
+    char text[120];
+    lmoe_exchange_text(text, sizeof text, e, 0);
+    char *number = strstr(text, " number 0");
+    if (number) memmove(number, number + 9, strlen(number + 9) + 1);
+    snprintf(a->at, sizeof a->at, "%s%s", text, in_place ? ", in place" : "");
+}
+
+/* Starts an exchange that must be possible. */
+static void *begin(all *a, const lmoe_exchange *e)
+{
+    void *request = NULL;
+    note(a, e);
+    if (a->c->start(a->comm, e, &request)) wrong(a);
+    return request;
+}
 
 static uint64_t mixed(uint64_t x)
 {
@@ -60,19 +88,20 @@ static char *room_for(int64_t count, lmoe_dtype dtype)
 static void expect(all *a, const void *got, const void *want, int64_t count, lmoe_dtype dtype)
 {
     size_t bytes = (size_t)count * lmoe_dtype_bytes(dtype);
-    if (bytes > 0 && memcmp(got, want, bytes) != 0) a->wrong++;
+    if (bytes > 0 && memcmp(got, want, bytes) != 0) wrong(a);
 }
 
 /* expect, and the byte behind. */
 static void expect_all(all *a, const char *got, const void *want, int64_t count, lmoe_dtype dtype)
 {
     expect(a, got, want, count, dtype);
-    if (got[(size_t)count * lmoe_dtype_bytes(dtype)] != 0x55) a->wrong++;
+    if (got[(size_t)count * lmoe_dtype_bytes(dtype)] != 0x55) wrong(a);
 }
 
 static void run(all *a, const lmoe_exchange *e)
 {
-    if (lmoe_exchange_run(a->c, a->comm, e) != LMOE_OK) a->wrong++;
+    note(a, e);
+    if (lmoe_exchange_run(a->c, a->comm, e) != LMOE_OK) wrong(a);
 }
 
 /* ---- each kind ---- */
@@ -132,7 +161,7 @@ static void gathers(all *a, int64_t n, lmoe_dtype dtype)
             expect(a, out + (size_t)r * bytes, his, n, dtype);
             free(his);
         }
-        if (out[bytes * (size_t)a->ranks] != 0x55) a->wrong++;
+        if (out[bytes * (size_t)a->ranks] != 0x55) wrong(a);
         if (again) break;
         memset(out, 0, bytes * (size_t)a->ranks);
         e.send = out + (size_t)a->rank * bytes; /* in place */
@@ -173,7 +202,7 @@ static void equal_blocks(all *a, int64_t n, lmoe_dtype dtype)
         expect(a, out + (size_t)r * bytes, his + (size_t)a->rank * bytes, n, dtype);
         free(his);
     }
-    if (out[bytes * (size_t)a->ranks] != 0x55) a->wrong++;
+    if (out[bytes * (size_t)a->ranks] != 0x55) wrong(a);
     free(mine);
     free(out);
 }
@@ -200,10 +229,10 @@ static void uneven_blocks(all *a, int64_t n, lmoe_dtype dtype)
     e.send_counts = to;
     e.recv_counts = from;
     void *request;
-    if (a->c->start(a->comm, &e, &request)) a->wrong++;
+    request = begin(a, &e);
     memset(to, 77, sizeof to); /* start has read them */
     memset(from, 77, sizeof from);
-    if (a->c->wait(a->comm, request)) a->wrong++;
+    if (a->c->wait(a->comm, request)) wrong(a);
     for (int32_t r = 0; r < a->ranks; r++) {
         char *his = make(r, n * a->ranks, dtype);
         int64_t skip = 0, count = block_of(n, r, a->rank);
@@ -212,7 +241,7 @@ static void uneven_blocks(all *a, int64_t n, lmoe_dtype dtype)
         at += count;
         free(his);
     }
-    if (out[(size_t)sum * size] != 0x55) a->wrong++;
+    if (out[(size_t)sum * size] != 0x55) wrong(a);
     free(mine);
     free(out);
 }
@@ -275,7 +304,7 @@ static void in_order(all *a)
         e.peer = before;
         e.tag = LMOE_MAX_TAG;
         e.recv = &got[i];
-        if (a->c->start(a->comm, &e, &receive[i])) a->wrong++;
+        receive[i] = begin(a, &e);
     }
     for (int64_t i = 0; i < N; i++) {
         int64_t x = i * 100 + a->rank;
@@ -283,16 +312,16 @@ static void in_order(all *a)
         sum[i] = x;
         e.send = e.recv = &sum[i];
         e.count = 1;
-        if (a->c->start(a->comm, &e, &collective[i])) a->wrong++;
+        collective[i] = begin(a, &e);
         send_to(a, next, LMOE_MAX_TAG, &x, 1, LMOE_I64);
     }
     /* Waited for in different orders by different ranks. */
     for (int k = 0; k < N; k++) {
         int i = a->rank % 2 ? k : N - 1 - k;
-        if (a->c->wait(a->comm, collective[i])) a->wrong++;
-        if (a->c->wait(a->comm, receive[i])) a->wrong++;
-        if (got[i] != i * 100 + before) a->wrong++;
-        if (sum[i] != (int64_t)i * 100 * a->ranks + a->ranks * (a->ranks - 1) / 2) a->wrong++;
+        if (a->c->wait(a->comm, collective[i])) wrong(a);
+        if (a->c->wait(a->comm, receive[i])) wrong(a);
+        if (got[i] != i * 100 + before) wrong(a);
+        if (sum[i] != (int64_t)i * 100 * a->ranks + a->ranks * (a->ranks - 1) / 2) wrong(a);
     }
 }
 
@@ -305,12 +334,12 @@ static void start_does_not_wait(all *a)
     e.send = e.recv = &x;
     for (int32_t r = 1; a->rank == 0 && r < a->ranks; r++)
         receive_from(a, r, 7, &word, 1, LMOE_I32);
-    if (a->c->start(a->comm, &e, &request)) a->wrong++;
+    request = begin(a, &e);
     if (a->rank > 0) send_to(a, 0, 7, &word, 1, LMOE_I32);
     while (!done)
-        if (a->c->test(a->comm, request, &done)) a->wrong++;
-    if (a->c->wait(a->comm, request)) a->wrong++;
-    if (x != a->ranks * (a->ranks - 1) / 2) a->wrong++;
+        if (a->c->test(a->comm, request, &done)) wrong(a);
+    if (a->c->wait(a->comm, request)) wrong(a);
+    if (x != a->ranks * (a->ranks - 1) / 2) wrong(a);
 }
 
 static void barriers(all *a)
@@ -319,22 +348,37 @@ static void barriers(all *a)
     for (int i = 0; i < 3; i++) run(a, &e);
 }
 
-static void everything(all *a)
+/* ---- parts of the whole ---- */
+
+static const int64_t counts[] = {0, 1, 7, 513, 5000};
+enum { N_COUNTS = sizeof counts / sizeof *counts };
+
+/* Calls fn for each dtype and count. */
+static void each(all *a, void (*fn)(all *a, int64_t n, lmoe_dtype dtype))
 {
-    static const int64_t counts[] = {0, 1, 7, 513, 5000};
-    enum { N = sizeof counts / sizeof *counts };
-    for (int dtype = LMOE_F32; dtype <= LMOE_U8; dtype++) {
-        for (int i = 0; i < N; i++) {
-            for (int op = LMOE_SUM; op <= LMOE_MIN; op++)
-                reductions(a, counts[i], (lmoe_dtype)dtype, (lmoe_reduce)op);
-            gathers(a, counts[i], (lmoe_dtype)dtype);
-            broadcasts(a, counts[i], (lmoe_dtype)dtype);
-            equal_blocks(a, counts[i], (lmoe_dtype)dtype);
-            uneven_blocks(a, counts[i], (lmoe_dtype)dtype);
-            messages(a, counts[i], (lmoe_dtype)dtype);
-        }
-    }
+    for (int dtype = LMOE_F32; dtype <= LMOE_U8; dtype++)
+        for (int i = 0; i < N_COUNTS; i++) fn(a, counts[i], (lmoe_dtype)dtype);
+}
+
+static void all_reductions(all *a, int64_t n, lmoe_dtype dtype)
+{
+    for (int op = LMOE_SUM; op <= LMOE_MIN; op++) reductions(a, n, dtype, (lmoe_reduce)op);
+}
+
+static void all_blocks(all *a, int64_t n, lmoe_dtype dtype)
+{
+    equal_blocks(a, n, dtype);
+    uneven_blocks(a, n, dtype);
+}
+
+static void all_messages(all *a)
+{
+    each(a, messages);
     messages(a, 300000, LMOE_F32); /* more than any transport holds on its own */
+}
+
+static void in_flight(all *a)
+{
     in_order(a);
     start_does_not_wait(a);
     barriers(a);
@@ -344,14 +388,15 @@ static void everything(all *a)
 static void parts(all *a)
 {
     int32_t color = a->rank % 2, size = (a->ranks + 1 - color) / 2;
-    all part = {.c = a->c, .any_order = a->any_order};
+    all part = {.c = a->c, .any_order = a->any_order, .first = a->first};
+    snprintf(a->at, sizeof a->at, "split by odd and even ranks");
     if (a->c->split(a->comm, color, -a->rank, &part.comm)) {
-        a->wrong++;
+        wrong(a);
         return;
     }
     part.rank = a->c->rank(part.comm);
     part.ranks = a->c->ranks(part.comm);
-    if (part.ranks != size || part.rank != size - 1 - a->rank / 2) a->wrong++;
+    if (part.ranks != size || part.rank != size - 1 - a->rank / 2) wrong(a);
     for (int i = 0; i < 3; i++) {
         gathers(&part, 11 + i, LMOE_F32);
         in_order(&part);
@@ -362,15 +407,21 @@ static void parts(all *a)
     a->c->close(part.comm);
 }
 
-int comm_exchange_check(const lmoe_comm *c, void *comm, bool any_order)
+int lmoe__exchange_check(const lmoe_comm *c, void *comm, bool any_order, uint32_t what, char *first)
 {
     all a = {.c = c,
              .comm = comm,
              .any_order = any_order,
+             .first = first,
              .rank = c->rank(comm),
              .ranks = c->ranks(comm)};
     if (a.ranks > MOST) return 1;
-    everything(&a);
-    parts(&a);
+    if (what & LMOE__EXCHANGE_REDUCTIONS) each(&a, all_reductions);
+    if (what & LMOE__EXCHANGE_GATHERS) each(&a, gathers);
+    if (what & LMOE__EXCHANGE_BROADCASTS) each(&a, broadcasts);
+    if (what & LMOE__EXCHANGE_BLOCKS) each(&a, all_blocks);
+    if (what & LMOE__EXCHANGE_MESSAGES) all_messages(&a);
+    if (what & LMOE__EXCHANGE_FLIGHT) in_flight(&a);
+    if (what & LMOE__EXCHANGE_PARTS) parts(&a);
     return a.wrong;
 }
