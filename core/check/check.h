@@ -101,6 +101,7 @@ extern const lmoe__check lmoe__checks_ops[];
 extern const lmoe__check lmoe__checks_numerics[];
 extern const lmoe__check lmoe__checks_layers[];
 extern const lmoe__check lmoe__checks_routers[];
+extern const lmoe__check lmoe__checks_strategies[];
 extern const lmoe__check lmoe__checks_communicators[];
 
 /* i-th of all checks, NULL past the last. */

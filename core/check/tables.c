@@ -12,6 +12,7 @@ static const lmoe__check *const tables[] = {
     lmoe__checks_layers,
     lmoe__checks_ops,
     lmoe__checks_routers,
+    lmoe__checks_strategies,
     lmoe__checks_communicators,
 };
 

@@ -259,7 +259,7 @@ lmoe_status lmoe__setup_read(lmoe_ctx *ctx, lmoe__setup *s, const char *plugin_p
 {
     device_section device;
     s->arena = lmoe__arena_new();
-    s->registry = lmoe__registry_new(plugin_path);
+    if (!s->registry) s->registry = lmoe__registry_new(plugin_path);
     LMOE_TRY(lmoe__options_fill(ctx, s->conf, "run", run_table, &s->run, s->arena));
     LMOE_TRY(lmoe__setup_open_files(ctx, s));
     bool mixers = !(needs & LMOE__SETUP_NO_MIXERS);

@@ -67,7 +67,8 @@ typedef struct lmoe__setup {
  * [layer X]. */
 enum { LMOE__SETUP_DATA = 1, LMOE__SETUP_NO_MIXERS = 2 };
 
-/* Reads everything; unknown keys and sections are refused. s->conf must be set. */
+/* Reads everything; unknown keys and sections are refused. s->conf must be set; s->registry may be,
+ * and is freed with the setup. */
 lmoe_status lmoe__setup_read(lmoe_ctx *ctx, lmoe__setup *s, const char *plugin_path, int needs);
 /* Its parts in kernels.c: opens the files of [run] plugins; gives the device the kernels of all
  * plugins, but for those that `forced` ([device] kernels) shuts out. */
