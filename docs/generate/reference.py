@@ -52,7 +52,10 @@ def roff(markdown):
     def flush():
         nonlocal paragraph, item
         if paragraph:
-            out.append('.IP \\(bu 2' if item else '.PP')
+            if item:
+                out.append('.IP \\(bu 2')
+            elif not out or not out[-1].startswith('.S'): # a heading begins a paragraph itself
+                out.append('.PP')
             out.append(inline(' '.join(paragraph)))
         paragraph, item = [], False
 

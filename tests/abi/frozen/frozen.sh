@@ -10,6 +10,12 @@ for class in layer router op strategy comm; do
     grep -q "^  $vendor/$class " out || fail "$vendor/$class is not offered"
 done
 
+# what is asked of today's plugins, they keep too; the communicator has no messages
+for class in layer router op kernel strategy; do
+    expect 0 "$lmoe" plugin check --level quick "$helpers/$vendor-$class.so"
+done
+expect 0 "$lmoe" plugin check --only file --only descriptor "$helpers/$vendor-comm.so"
+
 yes "the red wolf ran over a cold hill and back home again" | head -n 400 >text
 cat >run.ini <<EOF
 [model]

@@ -47,6 +47,7 @@ static int sample_case(int index, lmoe_case *c, int operands)
     static const int64_t sizes[] = {1, 7, 65, 200};
     if (index >= 4) return 0;
     c->n_in = operands;
+    if (index == 1 && operands == 1) c->flags = LMOE_CASE_GRADCHECK;
     for (int i = 0; i < operands; i++) {
         c->in[i] = (lmoe_desc){LMOE_F32, 2, {3, sizes[index]}, {"batch", "embed"}};
         c->fill[i] = (lmoe_fill){LMOE_FILL_NORMAL, 0, 2};

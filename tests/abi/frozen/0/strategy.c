@@ -4,6 +4,7 @@
  */
 #include <lmoe/graph.h>
 #include <lmoe/plugin.h>
+#include <lmoe/sequence.h>
 
 static lmoe_status place(const lmoe_graph_api *api, lmoe_graph *g, lmoe_value_kind kind,
                          const char *name, const lmoe_desc *desc, lmoe_placement *out)
@@ -11,21 +12,12 @@ static lmoe_status place(const lmoe_graph_api *api, lmoe_graph *g, lmoe_value_ki
     return lmoe_place_inputs(kind, desc, "seq", out);
 }
 
-/* The carry with which this rank starts: all summaries, combined up to it. */
+/* All summaries, combined up to this rank; what has none is handed on in order. */
 static lmoe_status carry(const lmoe_graph_api *api, lmoe_graph *g, const lmoe_site *site,
-                         lmoe_value *carry)
+                         lmoe_value *out)
 {
-    const lmoe_carry *c = site->op->carry;
-    lmoe_value summary[LMOE_MAX_IO] = {0};
-    const lmoe_combine_attrs at = {api->mesh_rank(g), api->mesh_size(g), c->reverse};
-    if (!c->summary)
-        return api->fail(g, LMOE_E_UNSUPPORTED, "%s has no summary", site->op->base.name);
-    LMOE_TRY(lmoe_emit_summary(api, g, site, summary));
-    for (int32_t i = 0; i < c->n_summary; i++) {
-        if (!summary[i]) continue; /* an optional part, which this call does not have */
-        LMOE_TRY(api->emit(g, "all_gather/1", NULL, 0, &summary[i], 1, &summary[i], 1, NULL));
-    }
-    return api->emit(g, c->combine, &at, sizeof at, summary, c->n_summary, carry, c->count, NULL);
+    if (lmoe_carry_has_summary(site->op->carry)) return lmoe_emit_gathered_carry(api, g, site, out);
+    return lmoe_emit_receive_carry(api, g, site, out);
 }
 
 static const lmoe_strategy strategy = {
@@ -33,7 +25,8 @@ static const lmoe_strategy strategy = {
              "Splits the sequence, gathers summaries.", NULL, 0, 0},
     .place = place,
     .resolve = lmoe_resolve,
-    .carry = carry};
+    .carry = carry,
+    .carried = lmoe_carried};
 static const lmoe_class *const classes[] = {&strategy.base, NULL};
 
 LMOE_PLUGIN(.id = "vendor.v0/strategy", .version = "1", .licence = "Apache-2.0", .classes = classes)

@@ -72,6 +72,14 @@ typedef struct lmoe_routing {
 
 #define LMOE_KIND_ROUTER "lmoe.router/1"
 
+/* base.flags: what a router promises with the defaults of its options; lmoe plugin check holds it to
+ * that. Without a word of the sum, weights are only finite. */
+enum {
+    LMOE_ROUTER_SUM_ONE = 1,     /* the weights of a token sum to 1 */
+    LMOE_ROUTER_SUM_AT_MOST = 2, /* ... to no more than 1, and none is negative */
+    LMOE_ROUTER_VARYING = 4      /* a token may get any number of experts; else it gets top_k */
+};
+
 /* lmoe_size(t, "experts") and lmoe_size(t, "top_k") are the [ffn] section's. */
 typedef struct lmoe_router {
     lmoe_class base;
