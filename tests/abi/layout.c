@@ -12,7 +12,8 @@
  *   layout --promise FILE MINOR    compares with the record of an API that was given to the world
  *
  * There a new field or slot is no fault, but belongs to a newer API: LMOE_API_MINOR must have been
- * raised since. New structs, such as attributes of new ops, are nothing that a host must have.
+ * raised since, and with LMOE_TARGET_API set to MINOR it must not be there. New structs, such as
+ * attributes of new ops, are nothing that a host must have.
  */
 #include <lmoe/comm.h>
 #include <lmoe/device.h>
@@ -119,7 +120,7 @@ static int keeps_promise(const lines *now, const lines *recorded, int minor)
         printf("no longer true: %s\n", recorded->line[i]);
         gone++;
     }
-    for (int i = 0; i < now->count && LMOE_API_MINOR <= minor; i++) {
+    for (int i = 0; i < now->count && LMOE_TARGET_API <= minor; i++) {
         if (has(recorded, now->line[i]) || !is_of_the_api(recorded, now->line[i])) continue;
         printf("newer:          %s\n", now->line[i]);
         fresh++;
@@ -130,9 +131,9 @@ static int keeps_promise(const lines *now, const lines *recorded, int minor)
                LMOE_ABI_MAJOR, minor);
     if (fresh > 0)
         printf(
-            "\nWhat is new is not in API %d.%d, and LMOE_API_MINOR is %d: raise it, and put what "
-            "is new between #if LMOE_TARGET_API >= %d and #endif.\n",
-            LMOE_ABI_MAJOR, minor, LMOE_API_MINOR, minor + 1);
+            "\nWhat is new is not in API %d.%d: LMOE_API_MINOR, now %d, must be above %d, and what "
+            "is new must stand between #if LMOE_TARGET_API >= its minor and #endif.\n",
+            LMOE_ABI_MAJOR, minor, LMOE_API_MINOR, minor);
     printf("%d facts, %d changed, %d of a newer API\n", recorded->count, gone, fresh);
     return gone + fresh == 0;
 }
