@@ -299,7 +299,10 @@ lmoe_status lmoe__bench_op(lmoe__bench *b, const lmoe_op *op)
     }
     for (int index = 0; op->sample && index < b->vary; index++) {
         lmoe__trial t;
-        LMOE_TRY(lmoe__trial_vary(b->ctx, op, index, b->dtype, &t));
+        if (lmoe__trial_vary(b->ctx, op, index, b->dtype, &t) != LMOE_OK) {
+            lmoe__ctx_clear(b->ctx); /* another length needs other sizes elsewhere */
+            continue;
+        }
         lmoe_status status = check_case(b, &t, index, list, &n);
         lmoe__trial_free(&t);
         LMOE_TRY(status);

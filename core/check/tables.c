@@ -5,16 +5,20 @@
 
 #include <fnmatch.h>
 
+/* clang-format off */
 static const lmoe__check *const tables[] = {
     lmoe__checks_file,
     lmoe__checks_descriptor,
     lmoe__checks_numerics,
     lmoe__checks_layers,
     lmoe__checks_ops,
+    lmoe__checks_kernels,
+    lmoe__checks_devices,
     lmoe__checks_routers,
     lmoe__checks_strategies,
     lmoe__checks_communicators,
 };
+/* clang-format on */
 
 const lmoe__check *lmoe__check_at(int i)
 {

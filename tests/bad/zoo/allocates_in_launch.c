@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * breaks: kernels/launch
+ * Allocates in its launch, and frees again.
+ */
+#include "kernel.h"
+
+#include <stdlib.h>
+
+static lmoe_status launch(const lmoe_args *a)
+{
+    size_t n = (size_t)lmoe_buf_count(&a->out[0]) * sizeof(float);
+    void *scratch = malloc(n);
+    if (!scratch) return lmoe_error(a->ctx, LMOE_E_MEMORY, "no memory");
+    memcpy(scratch, a->in[0].data, n);
+    lmoe_status status = good_launch(a);
+    free(scratch);
+    return status;
+}
+
+ZOO_KERNEL(.launch = launch)

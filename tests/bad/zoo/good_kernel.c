@@ -1,0 +1,7 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * breaks: nothing
+ * The kernel of which others are made.
+ */
+#include "kernel.h"
+
+ZOO_KERNEL()
