@@ -97,6 +97,8 @@ bool lmoe__check_device(lmoe__exam *x);
 
 extern const lmoe__check lmoe__checks_file[];
 extern const lmoe__check lmoe__checks_descriptor[];
+extern const lmoe__check lmoe__checks_build[];
+extern const lmoe__check lmoe__checks_endurance[];
 extern const lmoe__check lmoe__checks_ops[];
 extern const lmoe__check lmoe__checks_kernels[];
 extern const lmoe__check lmoe__checks_devices[];

@@ -9,6 +9,7 @@
 static const lmoe__check *const tables[] = {
     lmoe__checks_file,
     lmoe__checks_descriptor,
+    lmoe__checks_build,
     lmoe__checks_numerics,
     lmoe__checks_layers,
     lmoe__checks_ops,
@@ -17,6 +18,7 @@ static const lmoe__check *const tables[] = {
     lmoe__checks_routers,
     lmoe__checks_strategies,
     lmoe__checks_communicators,
+    lmoe__checks_endurance,
 };
 /* clang-format on */
 
