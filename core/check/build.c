@@ -326,7 +326,7 @@ static void apart(lmoe__exam *x)
             lmoe__trace_enter(&t[i], LMOE_VALUE_INPUT, "more", LMOE_F32, "batch seq embed", dim);
         in[i] =
             lmoe__trace_enter(&t[i], LMOE_VALUE_INPUT, "in:x", LMOE_F32, "batch seq embed", dim);
-        t[i].layer = i;
+        t[i].layer = 0;
         t[i].class_name = x->class->name;
         params[i] = lmoe__arena_alloc(x->arena, layer->params_size + 1);
         lmoe__check_ok(x, layer->params(&t[i], chosen, params[i]), "params()");
