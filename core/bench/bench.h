@@ -7,6 +7,7 @@
  *   check (check.c)    runs a kernel in all the ways it may be called and compares
  *   time (time.c)      median seconds of a launch
  *   experts.c          a mixture of experts against plain products
+ *   scans.c            recurrences against plain products, and along seq
  *   cli_bench.c        lmoe bench
  */
 #ifndef LMOE_CORE_BENCH_H
@@ -112,6 +113,9 @@ typedef struct lmoe__experts_options {
     double skew;
 } lmoe__experts_options;
 lmoe_status lmoe__bench_experts(lmoe__bench *b, const lmoe__experts_options *o);
+/* The recurrences' share of the rate of matrix products at length seq, and how their time grows from
+ * there to long_seq. */
+lmoe_status lmoe__bench_scans(lmoe__bench *b, int64_t seq, int64_t long_seq);
 /* lmoe bench ...: argv[0] is "bench". Returns the exit code. */
 int lmoe__cli_bench(lmoe_ctx *ctx, int argc, char **argv);
 

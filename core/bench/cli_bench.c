@@ -15,6 +15,7 @@ static const char usage[] =
     "usage: lmoe bench [op [PATTERN]] [--check] [--vary N] [--time] [--large] [--all]\n"
     "       lmoe bench gemm [M N K]\n"
     "       lmoe bench experts [TOKENS EXPERTS TOP_K EMBED HIDDEN [SKEW]]\n"
+    "       lmoe bench scans [SEQ LONG]\n"
     "       lmoe bench step FILE [--set section.key=value]... [--steps N]\n"
     "options of all but the last:\n"
     "  --device CLASS     device whose kernels are meant (device/cpu)\n"
@@ -31,7 +32,7 @@ static const char usage[] =
 
 typedef struct request {
     const char *device, *plugin_path, *plugin, *pattern;
-    bool check, time, large, all, gemm, experts;
+    bool check, time, large, all, gemm, experts, scans;
     int threads, vary;
     lmoe_dtype dtype;
     int64_t size[3];
@@ -104,6 +105,7 @@ static lmoe_status with_device(lmoe__bench *b, const subjects *s, const request 
     if (status == LMOE_OK) {
         status = q->gemm      ? lmoe__bench_gemm(b, q->size[0], q->size[1], q->size[2])
                  : q->experts ? lmoe__bench_experts(b, &q->mixture)
+                 : q->scans   ? lmoe__bench_scans(b, q->size[0], q->size[1])
                               : all_ops(b, s, q);
         device->close(b->on.dev);
     }
@@ -171,6 +173,14 @@ static const char *read_words(int argc, char **argv, request *q)
     if (argc > 0 && strcmp(argv[0], "experts") == 0) {
         q->experts = true;
         return read_mixture(argc, argv, &q->mixture);
+    }
+    if (argc > 0 && strcmp(argv[0], "scans") == 0) {
+        q->scans = true;
+        q->size[0] = 4096, q->size[1] = 65536;
+        if (argc != 1 && argc != 3) return "scans takes two lengths or none";
+        for (int i = 1; i < argc; i++)
+            if (!read_number(argv[i], &q->size[i - 1])) return "lengths are whole numbers above 0";
+        return NULL;
     }
     if (argc > 0 && strcmp(argv[0], "op") == 0) argc--, argv++;
     if (argc > 1) return "one PATTERN at most";
@@ -245,6 +255,6 @@ int lmoe__cli_bench(lmoe_ctx *ctx, int argc, char **argv)
                      .out = stdout};
     lmoe_status status = execute(&q, &b);
     if (status != LMOE_OK) return lmoe__cli_report(ctx);
-    if (!q.experts) printf("%d passed, %d failed\n", b.passed, b.failed);
+    if (!q.experts && !q.scans) printf("%d passed, %d failed\n", b.passed, b.failed);
     return b.failed ? LMOE__EXIT_FAILED : 0;
 }
