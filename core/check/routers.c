@@ -17,10 +17,11 @@ typedef struct scene {
     const lmoe__form *form;
     lmoe__sheet s;
     bool training, generating, relabelled, no_weights;
+    bool dispatch; /* to experts that give their input back: fills y */
     /* answers */
     int64_t choice, capacity;
     double *index, *weight; /* (batch seq choice) */
-    double *y;              /* (batch seq embed): experts that return their input, weighted */
+    double *y;              /* (batch seq embed), with dispatch */
     bool has_experts;       /* a parameter has the axis `expert` */
 } scene;
 
@@ -44,7 +45,7 @@ static void set_sizes(lmoe_trace *t, const scene *c)
     lmoe__trace_set_size(t, "generating", c->generating);
 }
 
-/* Records the router, and experts that give their input back. */
+/* Records the router, and what is asked for. */
 static lmoe_status record(lmoe_trace *t, scene *c)
 {
     const lmoe__model *m = &c->form->model;
@@ -73,6 +74,7 @@ static lmoe_status record(lmoe_trace *t, scene *c)
     c->capacity = r.capacity;
     lmoe__trace_result(t, r.index, "index");
     lmoe__trace_result(t, r.weight, "weight");
+    if (!c->dispatch) return lmoe__trace_status(t);
     lmoe_moe_order order = lmoe_moe_sort(t, r.index, m->ffn.experts, r.capacity);
     lmoe_tensor rows = lmoe_moe_gather(t, x, order);
     lmoe__trace_result(t, lmoe_moe_combine(t, rows, order, r.weight), "y");
@@ -160,7 +162,7 @@ static bool route(scene *c)
     if (status == LMOE_OK) {
         c->index = read_all(c, &store, "index");
         c->weight = read_all(c, &store, "weight");
-        c->y = read_all(c, &store, "y");
+        if (c->dispatch) c->y = read_all(c, &store, "y");
     }
     lmoe__trace_free(&t);
     lmoe__plan_free(plan);
@@ -276,6 +278,8 @@ static void identity(lmoe__exam *x)
     lmoe__form f;
     if (!lmoe__form_make(x, 0, &f)) return;
     scene c = scene_of(x, &f);
+    c.training = false;
+    c.dispatch = true;
     lmoe__check_case(x, "%s", f.text);
     if (!route(&c)) return;
     for (int64_t s = 0; s < TOKENS; s++) {

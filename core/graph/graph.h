@@ -298,7 +298,7 @@ typedef struct lmoe__plan {
     double flops;                         /* of one replay, as the ops count them */
     const lmoe__mesh_comm *comms;
     bool eager;     /* check each node's outputs for NaN; name its source */
-    double largest; /* with eager: magnitude of the largest number of any output so far */
+    double largest; /* with eager: magnitude of the largest number so far, element-wise ops apart */
     bool profile;   /* time each step */
     bool has_exchange;
     void *captured; /* device graph */

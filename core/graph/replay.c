@@ -22,7 +22,7 @@ static lmoe_status wait_for(lmoe__plan *p, const int *steps, int n)
 
 /* The first element of an output that is not finite; -1 if all are (-inf is legal: it means
  * "nothing seen"). */
-static int64_t first_bad(lmoe__plan *p, const lmoe_buf *b)
+static int64_t first_bad(lmoe__plan *p, const lmoe_buf *b, bool counts)
 {
     int64_t n = lmoe_buf_count(b), bad = -1;
     size_t bytes = (size_t)n * lmoe_dtype_bytes(b->dtype);
@@ -32,7 +32,7 @@ static int64_t first_bad(lmoe__plan *p, const lmoe_buf *b)
         for (int64_t i = 0; i < n && bad < 0; i++) {
             double x = lmoe_get(&host, i);
             if (isnan(x) || (isinf(x) && x > 0)) bad = i;
-            if (isfinite(x)) p->largest = fmax(p->largest, fabs(x));
+            if (counts && isfinite(x)) p->largest = fmax(p->largest, fabs(x));
         }
     }
     free(host.data);
@@ -42,10 +42,12 @@ static int64_t first_bad(lmoe__plan *p, const lmoe_buf *b)
 static lmoe_status check_outputs(lmoe__plan *p, lmoe__step *s)
 {
     char where[160];
+    const lmoe_op *op = s->node->op;
+    bool element_wise = op->inplace && op->inplace[0] && !op->carry;
     for (int k = 0; k < s->args.n_out; k++) {
         const lmoe_buf *b = &s->args.out[k];
         if (!lmoe_dtype_is_float(b->dtype)) continue;
-        int64_t bad = first_bad(p, b);
+        int64_t bad = first_bad(p, b, !element_wise);
         if (bad < 0) continue;
         return lmoe_error(
             p->ctx, LMOE_E_NUMERIC, "%s: %s of %s%s is NaN or infinite at element %lld",

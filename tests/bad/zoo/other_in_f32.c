@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * breaks: numerics/float32
+ * In float32 the result is 0.2 % too large.
+ */
+#include "layer.h"
+
+static lmoe_tensor forward(lmoe_trace *t, const void *options, const void *params, lmoe_tensor x)
+{
+    lmoe_desc d;
+    lmoe_tensor y = good_forward(t, options, params, x);
+    if (lmoe_describe(t, y, &d) != LMOE_OK) return y;
+    return d.dtype == LMOE_F32 ? lmoe_mul_scalar(t, y, 1.002) : y;
+}
+
+ZOO_LAYER(.forward = forward)
