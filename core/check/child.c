@@ -26,15 +26,18 @@ static const lmoe_class *class_named(const lmoe__plugin *p, const char *name)
     return NULL;
 }
 
-/* Defaults of the class, and what [CLASS] of check.ini says. */
+/* Defaults of the class, and what [CLASS] of check.ini says; what a communicator stands around. */
 static lmoe_status fill_options(lmoe__exam *x, lmoe__conf *notes)
 {
     const lmoe_class *c = x->class;
     if (!c || !c->options) return LMOE_OK;
     x->options = lmoe__arena_alloc(x->arena, c->options_size + 1);
     lmoe__options_default(c->options, x->options, x->arena);
-    if (!notes || !lmoe__conf_has(notes, c->name)) return LMOE_OK;
-    return lmoe__options_fill(x->ctx, notes, c->name, c->options, x->options, x->arena);
+    if (notes && lmoe__conf_has(notes, c->name))
+        LMOE_TRY(lmoe__options_fill(x->ctx, notes, c->name, c->options, x->options, x->arena));
+    if (strcmp(c->kind, LMOE_KIND_COMM) != 0) return LMOE_OK;
+    const lmoe_comm *comm = (const lmoe_comm *)(const void *)c;
+    return lmoe__comm_inner(x->ctx, x->registry, NULL, comm, x->options, x->arena);
 }
 
 /* Opens the plugin, unless the check does that itself, and runs the check. */

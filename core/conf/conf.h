@@ -90,6 +90,9 @@ void lmoe__option_describe(const lmoe_option *option, lmoe__text *out);
 /* The table as the lines of an INI section: comments, then each default. */
 void lmoe__options_print_ini(FILE *f, const lmoe_option *table);
 
+/* An option that names a communicator inside of another one (lmoe/inner.h). */
+bool lmoe__option_is_inner(const lmoe_option *option);
+
 /* A section of run files and its options, for the reference page (docs/ini.md). */
 typedef struct lmoe__section_table {
     const char *section; /* NULL ends a list */

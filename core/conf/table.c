@@ -4,6 +4,8 @@
  */
 #include "core/conf/store.h"
 
+#include <lmoe/inner.h>
+
 #include <ctype.h>
 #include <math.h>
 #include <stdlib.h>
@@ -24,6 +26,11 @@ static size_t field_size(const lmoe_option *o)
     case LMOE_OPTION_CHARS: return (size_t)o->max + 1;
     }
     return 0;
+}
+
+bool lmoe__option_is_inner(const lmoe_option *o)
+{
+    return o->type == LMOE_OPTION_TEXT && o->unit && strcmp(o->unit, LMOE_UNIT_COMM) == 0;
 }
 
 /* lower case words joined by '_', so that they fit files, command lines and pages alike */
@@ -50,6 +57,8 @@ static const char *check_facts(const lmoe_option *o, size_t options_size)
     if (size == 0) return "the type is unknown";
     if (o->offset > options_size || size > options_size - o->offset)
         return "the field lies outside the option struct";
+    if (lmoe__option_is_inner(o) && sizeof(lmoe_inner) > options_size - o->offset)
+        return "the field of a communicator must be an lmoe_inner";
     if (o->type != LMOE_OPTION_CHARS && o->offset % size != 0) return "the field is not aligned";
     if (o->type == LMOE_OPTION_ENUM &&
         (!o->choices || strspn(o->choices, " ") == strlen(o->choices)))

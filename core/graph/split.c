@@ -138,9 +138,15 @@ static const void *api_options(lmoe_graph *p)
     return p->axis->options;
 }
 
+static void *api_memory(lmoe_graph *p, size_t bytes)
+{
+    if (!p->memory) p->memory = lmoe__arena_alloc(p->g->arena, bytes);
+    return p->memory;
+}
+
 const lmoe_graph_api lmoe__graph_api = {
-    sizeof(lmoe_graph_api), api_mesh_rank, api_mesh_size, api_describe, api_kind, api_name,
-    api_placement,          api_emit,      api_fail,      api_options};
+    sizeof(lmoe_graph_api), api_mesh_rank, api_mesh_size, api_describe, api_kind,  api_name,
+    api_placement,          api_emit,      api_fail,      api_options,  api_memory};
 
 /* ---- values that enter ---- */
 

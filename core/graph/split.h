@@ -40,6 +40,7 @@ struct lmoe_graph { /* what strategies hold */
     int n_resolved, cap_resolved;
     lmoe__row_table *tables;
     int n_tables, cap_tables;
+    void *memory; /* of the strategy */
 };
 
 extern const lmoe_graph_api lmoe__graph_api;

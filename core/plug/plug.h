@@ -17,7 +17,7 @@
 #include <lmoe/graph.h>
 #include <lmoe/plugin.h>
 
-#include "core/base/base.h"
+#include "core/conf/conf.h"
 
 /* ---- what plugins are given (host.c) ---- */
 
@@ -54,6 +54,11 @@ lmoe_status lmoe__registry_find(lmoe__registry *r, lmoe_ctx *ctx, const char *ki
 const lmoe__plugin *lmoe__registry_plugin(lmoe__registry *r, int i);
 /* The plugin that brought this class; NULL if none did. */
 const lmoe__plugin *lmoe__registry_owner(lmoe__registry *r, const lmoe_class *c);
+
+/* Finds what a communicator stands around, and fills the options of that one, from the section
+ * [comm]; conf NULL: defaults (inner.c). */
+lmoe_status lmoe__comm_inner(lmoe_ctx *ctx, lmoe__registry *r, lmoe__conf *conf, const lmoe_comm *c,
+                             void *options, lmoe__arena *arena);
 
 /* ---- search (search.c): class names and folders ---- */
 

@@ -230,6 +230,7 @@ static lmoe_status read_parallel(lmoe_ctx *ctx, lmoe__setup *s)
                               &c));
     s->comm = (const lmoe_comm *)c;
     LMOE_TRY(fill_class(ctx, s, "comm", c, &s->comm_options));
+    LMOE_TRY(lmoe__comm_inner(ctx, s->registry, s->conf, s->comm, s->comm_options, s->arena));
     LMOE_TRY(lmoe__options_fill(ctx, s->conf, "comm", comm_table, &limits, s->arena));
     s->comm_timeout = limits.timeout;
     if (s->world > 1 && !(c->flags & (LMOE_COMM_THREADS | LMOE_COMM_PROCESSES)))

@@ -12,7 +12,7 @@ meson install -C "$build" --no-rebuild --quiet --tags devel --destdir "$work/sdk
 PKG_CONFIG_PATH=$(dirname "$(find "$work/sdk" -name lmoe-sdk.pc)")
 export PKG_CONFIG_PATH
 cp -r "$(pkg-config --variable=template lmoe-sdk)/alone" "$work/hello"
-cp -r "$source/sdk/examples/hello" "$work/hello/plugin"
+cp -r "$source/sdk/examples/01-hello" "$work/hello/plugin"
 (meson setup "$work/hello/build" "$work/hello" && meson compile -C "$work/hello/build") \
     >"$work/log" 2>&1 || { cat "$work/log"; exit 1; }
 LMOE_PLUGIN_PATH="$work/hello/build:$build/plugins" "$matrix" --class vendor.example/decay

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * sdk/examples/hello/hello.c: a first layer: linear attention in which every head learns how fast it
+ * sdk/examples/01-hello/hello.c: a first layer: linear attention in which every head learns how fast it
  * forgets. It knows nothing of batches, ranks, decoding or packed documents.
  *
  *   S_t = d S_{t-1} + k_t v_t^T      o_t = S_t^T q_t / sqrt(head_k)      y = norm(o) W_o
