@@ -20,7 +20,7 @@ static const lmoe__command commands[] = {
     {"layer", lmoe__cli_layer, "run one layer on given inputs and weights, to compare it"},
     {"convert", lmoe__cli_convert, "turn a dense model into a mixture of experts"},
     {"data", data, "prepare, look at and verify token files"},
-    {"plugin", lmoe__cli_plugin, "list plugins and their options; start a new one"},
+    {"plugin", lmoe__cli_plugin, "list, start and check plugins"},
     {"bench", lmoe__cli_bench, "test kernels against their references and time them"},
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
