@@ -65,7 +65,7 @@ static lmoe_status update(lmoe_trace *t, const void *opt, const void *params, lm
 static const lmoe_router router = {
     .base = {sizeof(lmoe_router), LMOE_KIND_ROUTER, "vendor.example/even",
              "Sigmoid scores, and a bias that keeps experts equally busy.", table, sizeof(options),
-             0},
+             LMOE_ROUTER_SUM_ONE},
     .params_size = sizeof(weights),
     .params = declare,
     .forward = forward,

@@ -47,9 +47,10 @@ static lmoe_status forward(lmoe_trace *t, const void *opt, const void *params, l
     return LMOE_OK;
 }
 
+/* The last flag is a promise, which lmoe plugin check holds it to: see lmoe/layer.h. */
 static const lmoe_router router = {.base = {sizeof(lmoe_router), LMOE_KIND_ROUTER, "@CLASS@",
                                             "Softmax over all experts, the top k, a balance loss.",
-                                            table, sizeof(options), 0},
+                                            table, sizeof(options), LMOE_ROUTER_SUM_ONE},
                                    .params_size = sizeof(weights),
                                    .params = declare,
                                    .forward = forward};
