@@ -19,6 +19,9 @@
 #include <lmoe/device.h>
 #include <lmoe/graph.h>
 #include <lmoe/lmoe.h>
+#if __has_include(<lmoe/inner.h>) /* since API 1.1 */
+#include <lmoe/inner.h>
+#endif
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -104,7 +107,6 @@ static int is_of_the_api(const lines *recorded, const char *line)
     char type[128];
     size_t n = strcspn(line, ". "), attrs = strlen("_attrs");
     if (strncmp(line, "lmoe_", 5) != 0) return 1;
-    if (strncmp(line, "lmoe_graph_api.", strlen("lmoe_graph_api.")) == 0) return 0; /* a draft */
     if (line[n] != '.' || (n > attrs && strncmp(line + n - attrs, "_attrs", attrs) == 0)) return 0;
     snprintf(type, sizeof type, "%.*s alignment ", (int)n, line);
     for (int i = 0; i < recorded->count; i++) {

@@ -11,7 +11,7 @@
  * raised by one when a slot, a field or a word is added; nothing is ever taken away or changed. So a
  * plugin runs on every host of the same major whose minor is not lower than its target. */
 #define LMOE_ABI_MAJOR 1
-#define LMOE_API_MINOR 0
+#define LMOE_API_MINOR 1
 
 /* The oldest API minor that the built plugin runs on: these headers' own, unless it is defined
  * before they are included (-DLMOE_TARGET_API=0). What came later is then not declared. */

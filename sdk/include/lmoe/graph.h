@@ -68,9 +68,11 @@ typedef struct lmoe_graph_api {
                         const lmoe_placement *placed);
     lmoe_status (*fail)(lmoe_graph *g, lmoe_status status, const char *format, ...);
     const void *(*options)(lmoe_graph *g); /* the strategy's, filled from the run file */
+#if LMOE_TARGET_API >= 1
     /* Memory of the strategy's own for this graph: zero at first, the same at each call, with the
      * same number of bytes. Gone when the graph is done. */
     void *(*memory)(lmoe_graph *g, size_t bytes);
+#endif
 } lmoe_graph_api;
 
 /* ---- pipelines ---- */

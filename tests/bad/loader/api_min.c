@@ -5,4 +5,4 @@
 
 static const lmoe_layer layer = {.base = {GOOD_CLASS}, GOOD_SLOTS};
 ONE_LAYER
-LMOE_PLUGIN(GOOD_PLUGIN, .api_min = LMOE_API_MINOR + 3, .classes = classes)
+LMOE_PLUGIN(GOOD_PLUGIN, .api_min = 99, .classes = classes)

@@ -22,7 +22,7 @@ static const struct {
     {"abi_symbol", LMOE_E_UNSUPPORTED, "is built for ABI 2; this host speaks 1"},
     {"no_descriptor", LMOE_E_USAGE, "its entry returns NULL"},
     {"abi_major", LMOE_E_UNSUPPORTED, "says that it is built for ABI 2; this host speaks 1"},
-    {"api_min", LMOE_E_UNSUPPORTED, "needs API 1.3; this host (lmoe 0.1.0) offers 1.0"},
+    {"api_min", LMOE_E_UNSUPPORTED, "needs API 1.99; this host (lmoe 0.1.0) offers 1."},
     {"plugin_size", LMOE_E_USAGE, "its lmoe_plugin says that it has 64 bytes, but ABI 1 has at"},
     {"class_size", LMOE_E_USAGE,
      "layer 'vendor.t/class_size' says that it has 56 bytes, but ABI 1 has at least 80 there"},
