@@ -56,8 +56,9 @@ int lmoe__bench_kernels(const lmoe__bench *b, const lmoe__trial *t, const lmoe_k
     for (int i = 0; b->kernels[i]; i++) {
         const lmoe_kernel *k = b->kernels[i];
         int s = strcmp(k->op, t->op->base.name) == 0 ? k->score(&args) : 0;
-        if (s <= 0 || n == max || n == 64) continue;
-        int at = n++;
+        bool full = n == max || n == 64;
+        if (s <= 0 || (full && score[n - 1] >= s)) continue;
+        int at = full ? n - 1 : n++; /* full: in the place of the worst */
         for (; at > 0 && score[at - 1] < s; at--) {
             score[at] = score[at - 1];
             list[at] = list[at - 1];

@@ -53,16 +53,13 @@ static void make_product(lmoe_case *c)
     lmoe__case_input(c, 1, LMOE_F32, "c b", size, LMOE_FILL_NORMAL, 0, 1);
 }
 
-/* Case `index` of the op at another length; of few: with a half of its heads, in one sequence. */
-static bool make_case(const lmoe_op *op, int index, int64_t seq, bool few, lmoe_case *c)
+/* Case `index` of the op at another length; alone: of one sequence. */
+static bool make_case(const lmoe_op *op, int index, int64_t seq, bool alone, lmoe_case *c)
 {
     *c = (lmoe_case){.size = sizeof *c};
     if (!op->sample(index, c)) return false;
     resize(c, "seq", seq);
-    if (few) {
-        resize(c, "batch", 1);
-        resize(c, "heads", c->in[0].rank == 4 ? c->in[0].dim[2] / 2 : 1);
-    }
+    if (alone) resize(c, "batch", 1);
     return true;
 }
 
@@ -180,7 +177,7 @@ static lmoe_status one_length(scans_bench *s, const lmoe_op *op, int index, cons
         lmoe_case c;
         make_case(op, index, seq[i], true, &c);
         LMOE_TRY(start(s, FORWARD, op, &c));
-        LMOE_TRY(take_turns(s, i == 0 ? 12 : 2));
+        LMOE_TRY(take_turns(s, i == 0 ? 16 : 4));
         seconds[i] = s->runs[FORWARD].best;
         describe(text, sizeof text, &s->runs[FORWARD].trial);
         stop(s, FORWARD);
@@ -203,7 +200,8 @@ static lmoe_status all_scans(scans_bench *s, int64_t seq, int64_t long_seq)
 {
     static const lmoe_op *const ops[][2] = {{&lmoe__op_scan_diag, &lmoe__op_scan_diag_grad},
                                             {&lmoe__op_scan_delta, &lmoe__op_scan_delta_grad},
-                                            {&lmoe__op_scan_elem, &lmoe__op_scan_elem_grad}};
+                                            {&lmoe__op_scan_elem, &lmoe__op_scan_elem_grad},
+                                            {&lmoe__op_scan_learn, &lmoe__op_scan_learn_grad}};
     const int64_t seqs[2] = {seq, long_seq};
     lmoe_case c;
     make_product(&c);

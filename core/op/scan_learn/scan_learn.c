@@ -222,11 +222,13 @@ static bool present(int variant, int port)
     }
 }
 
+/* long_one: all tokens are one mini-batch. */
 static void draw(lmoe_case *c, int i, const char *name, const char *form, const lmoe__letters *l,
-                 bool smooth)
+                 bool smooth, bool long_one)
 {
     if (i == PHASE)
-        lmoe__case_port(c, i, form, l, LMOE_FILL_INT, 0, smooth ? 2 : MINI);
+        lmoe__case_port(c, i, form, l, long_one ? LMOE_FILL_RAMP : LMOE_FILL_INT, 0,
+                        smooth ? 2 : MINI);
     else if (i == LR || i == POSITION)
         lmoe__case_port(c, i, form, l, LMOE_FILL_UNIFORM, 0.01, 0.1);
     else if (i == MOMENTUM || i == DECAY)
@@ -267,7 +269,7 @@ static int sample(int index, lmoe_case *c, const lmoe_port *ports, const char *c
         if (!present(variant, i) || (i == RESET && !reset) || (i == SKIP && !skip) ||
             (strstr(ports[i].name, "carry") && !carry))
             continue;
-        draw(c, i, ports[i].name, forms[i], &l, smooth);
+        draw(c, i, ports[i].name, forms[i], &l, smooth, bench || (!smooth && index % 4 == 3));
     }
     lmoe_scan_learn_attrs o = {smooth ? 1 : 1e-2};
     memcpy(c->attrs.bytes, &o, sizeof o);

@@ -1,14 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0
  * plugins/device/cpu/learn.h: what the kernels of scan_learn share: a head of a sequence, its
- * states, the loss of one token, and one step.
+ * states, runs of tokens, and the loss.
  *
  *   u = dloss / dz, z = k^T W     S <- keep S - lr k u^T
  *   with position: y = (W + position S)^T q      without: M <- fade M + S, y = M^T q
+ *
+ * W stays as it is within a mini-batch, so a run of its tokens is a few products of matrices: with
+ * S and M at the run's start, and B = M, or W with position,
+ *
+ *   U = loss'(K W)     Y = f * (Q B) + a * (Q S) - (A lr * Q K^T) U
+ *   S <- c_n S - (C_n lr * K)^T U     M <- f_n M + a_n S - (A_n lr * K)^T U
+ *
+ *   c_i = keep_0 ... keep_i           C_ij = keep_{j+1} ... keep_i
+ *   without position: f_i = fade_0 ... fade_i, a_i = fade_i a_{i-1} + c_i, A_ij = fade_i A_{i-1,j} + C_ij
+ *   with position:    f_i = 1, a_i = position_i c_i, A_ij = position_i C_ij
  */
 #ifndef CPU_LEARN_H
 #define CPU_LEARN_H
 
-#include "lanes.h"
+#include "tile.h"
 #include "vec.h"
 
 enum {
@@ -28,11 +38,14 @@ enum {
     LEARN_CARRY
 };
 
-/* One head of one sequence. States are three matrices (k v) in a row: W, S, M; M is not used with
- * positions. */
+enum { LEARN_RUN = CPU_PAD }; /* tokens of a run, and of a block, at most */
+
+/* One head of one sequence. States are three matrices (k v) in a row, padded: W, S, M; M is not used
+ * with positions. */
 typedef struct learn_head {
     const lmoe_buf *in;
-    int64_t b, h, seq, heads, k, v, n, places, slots;
+    int64_t b, h, seq, heads, k, v, places, slots;
+    int64_t kp, vp, n; /* padded; n: numbers of a state */
     float eps;
 } learn_head;
 
@@ -43,7 +56,9 @@ static inline learn_head learn_enter(const lmoe_args *a, int64_t item)
     l.b = item / l.heads;
     l.h = item % l.heads;
     l.v = a->in[LEARN_TARGET].dim[3];
-    l.n = l.k * l.v;
+    l.kp = cpu_padded(l.k);
+    l.vp = cpu_padded(l.v);
+    l.n = l.kp * l.vp;
     l.places = lmoe_buf_present(position) ? position->dim[0] : 0;
     l.slots = l.places ? 2 : 3;
     l.eps = (float)((const lmoe_scan_learn_attrs *)a->attrs)->eps;
@@ -87,32 +102,37 @@ static inline float learn_keep(const learn_head *l, int64_t t)
 
 /* ---- states ---- */
 
+/* to (k v) padded += f * from (k v) */
+static inline void learn_add(const learn_head *l, const float *from, float f, float *to)
+{
+    for (int64_t i = 0; i < l->k; i++) {
+        CPU_SIMD
+        for (int64_t j = 0; j < l->v; j++) to[i * l->vp + j] += f * from[i * l->v + j];
+    }
+}
+
 static inline const float *learn_initial(const learn_head *l)
 {
-    return (const float *)l->in[LEARN_INITIAL].data + l->h * l->n;
+    return (const float *)l->in[LEARN_INITIAL].data + l->h * l->k * l->v;
 }
 
 static inline void learn_forget(const learn_head *l, float *state)
 {
-    size_t bytes = sizeof(float) * (size_t)l->n;
-    memcpy(state, learn_initial(l), bytes);
-    memset(state + l->n, 0, bytes);
-    if (!l->places) memcpy(state + 2 * l->n, learn_initial(l), bytes);
+    memset(state, 0, sizeof *state * (size_t)(l->slots * l->n));
+    learn_add(l, learn_initial(l), 1, state);
+    if (!l->places) learn_add(l, learn_initial(l), 1, state + 2 * l->n);
 }
 
 static inline float *learn_slot(const learn_head *l, const lmoe_buf *carry, int64_t slot)
 {
-    return (float *)carry->data + ((l->b * l->slots + slot) * l->heads + l->h) * l->n;
+    return (float *)carry->data + ((l->b * l->slots + slot) * l->heads + l->h) * l->k * l->v;
 }
 
 static inline void learn_load(const learn_head *l, const lmoe_buf *carry, float *state)
 {
     learn_forget(l, state);
-    for (int64_t p = 0; p < l->slots && lmoe_buf_present(carry); p++) {
-        const float *from = learn_slot(l, carry, p);
-        CPU_SIMD
-        for (int64_t i = 0; i < l->n; i++) state[p * l->n + i] += from[i];
-    }
+    for (int64_t p = 0; p < l->slots && lmoe_buf_present(carry); p++)
+        learn_add(l, learn_slot(l, carry, p), 1, state + p * l->n);
 }
 
 static inline void learn_store(const learn_head *l, const lmoe_buf *carry, const float *state)
@@ -120,8 +140,11 @@ static inline void learn_store(const learn_head *l, const lmoe_buf *carry, const
     const float *initial = learn_initial(l);
     for (int64_t p = 0; p < l->slots && lmoe_buf_present(carry); p++) {
         float *to = learn_slot(l, carry, p), f = p == 1 ? 0.0f : 1.0f;
-        CPU_SIMD
-        for (int64_t i = 0; i < l->n; i++) to[i] = state[p * l->n + i] - f * initial[i];
+        for (int64_t i = 0; i < l->k; i++) {
+            const float *from = state + p * l->n + i * l->vp;
+            for (int64_t j = 0; j < l->v; j++)
+                to[i * l->v + j] = from[j] - f * initial[i * l->v + j];
+        }
     }
 }
 
@@ -175,22 +198,11 @@ static inline void learn_through_norm(const learn_head *l, const learn_loss *o, 
     for (int64_t i = 0; i < l->v; i++) to[i] = (a[i] - m - o->x[i] * mx) * f;
 }
 
-/* to += x^T m, m (k v) */
-static inline void learn_product(const learn_head *l, const float *x, const float *m, float *to)
-{
-    for (int64_t i = 0; i < l->k; i++, m += l->v) {
-        CPU_SIMD
-        for (int64_t j = 0; j < l->v; j++) to[j] += x[i] * m[j];
-    }
-}
-
-/* u of token t at memory w */
-static inline void learn_u(const learn_head *l, int64_t t, const float *w, learn_loss *o)
+/* u of token t; o->x holds its prediction. */
+static inline void learn_u(const learn_head *l, int64_t t, learn_loss *o)
 {
     const float *target = learn_row(l, &l->in[LEARN_TARGET], t, l->v);
     float *z = o->x;
-    memset(z, 0, sizeof *z * (size_t)l->v);
-    learn_product(l, learn_row(l, &l->in[LEARN_K], t, l->k), w, z);
     if (!lmoe_buf_present(&l->in[LEARN_GAMMA])) {
         CPU_SIMD
         for (int64_t j = 0; j < l->v; j++) o->u[j] = z[j] - target[j];
@@ -212,44 +224,145 @@ static inline void learn_u(const learn_head *l, int64_t t, const float *w, learn
     learn_through_norm(l, o, o->g, o->u);
 }
 
-/* ---- one step: the states after token t, and y, which may be NULL ---- */
+/* ---- runs of tokens of one mini-batch ---- */
 
-static inline void learn_step(const learn_head *l, int64_t t, float *state, learn_loss *o, float *y)
+/* Matrices have LEARN_RUN rows, zeros behind the run's end, or such columns. */
+typedef struct learn_run {
+    int64_t begin, tokens;
+    int first; /* 1 if the mini-batch begins with the run */
+    float keep[LEARN_RUN], fade[LEARN_RUN], lr[LEARN_RUN], tau[LEARN_RUN];
+    float c[LEARN_RUN], f[LEARN_RUN], a[LEARN_RUN];
+    float cc[LEARN_RUN][LEARN_RUN], aa[LEARN_RUN][LEARN_RUN]; /* C, A */
+    learn_loss loss[LEARN_RUN];
+    float *q, *k;    /* (token k) */
+    float *kt;       /* (k token) */
+    float *x, *u;    /* (token v): predictions, then those behind the norm; derivatives by them */
+    float *e, *g;    /* (token v) as in learn_loss */
+    float *p;        /* (token token) Q K^T */
+    float *weighted; /* (token k) */
+} learn_run;
+
+static inline void learn_cut_run(const learn_head *l, char **cursor, learn_run *r)
 {
-    float keep = learn_keep(l, t), fade = learn_factor(l, LEARN_DECAY, t, 1.0f);
-    float lr = *learn_row(l, &l->in[LEARN_LR], t, 1);
-    float tau = l->places ? learn_position(l, learn_place(l, t)) : 0.0f;
-    const float *k = learn_row(l, &l->in[LEARN_K], t, l->k);
-    const float *q = learn_row(l, &l->in[LEARN_Q], t, l->k);
-    if (learn_place(l, t) == 0) learn_begin(l, state);
-    learn_u(l, t, state, o);
-    if (y) memset(y, 0, sizeof *y * (size_t)l->v);
-    for (int64_t i = 0; i < l->k; i++) {
-        float *w = state + i * l->v, *s = w + l->n, *m = l->places ? s : s + l->n, f = -lr * k[i];
-        if (l->places) {
-            CPU_SIMD
-            for (int64_t j = 0; j < l->v; j++) s[j] = keep * s[j] + f * o->u[j];
-            for (int64_t j = 0; y && j < l->v; j++) y[j] += q[i] * (w[j] + tau * s[j]);
-        } else {
-            CPU_SIMD
-            for (int64_t j = 0; j < l->v; j++) {
-                s[j] = keep * s[j] + f * o->u[j];
-                m[j] = fade * m[j] + s[j];
-            }
-            for (int64_t j = 0; y && j < l->v; j++) y[j] += q[i] * m[j];
+    float **of_k[] = {&r->q, &r->k, &r->kt, &r->weighted}, **of_v[] = {&r->x, &r->u, &r->e, &r->g};
+    for (int i = 0; i < 4; i++) *of_k[i] = cpu_take(cursor, LEARN_RUN * l->kp);
+    for (int i = 0; i < 4; i++) *of_v[i] = cpu_take(cursor, LEARN_RUN * l->vp);
+    r->p = cpu_take(cursor, LEARN_RUN * LEARN_RUN);
+}
+
+/* Tokens of the run that starts at t: of one mini-batch and one block, none skipped or with a reset
+ * but at its start. A skipped token is a run of its own. */
+static inline int64_t learn_tokens(const learn_head *l, int64_t t)
+{
+    int64_t end = cpu_min((t / LEARN_RUN + 1) * LEARN_RUN, l->seq), i = t + 1;
+    if (learn_flag(l, LEARN_SKIP, t)) return 1;
+    while (i < end && learn_place(l, i) != 0 && !learn_flag(l, LEARN_SKIP, i) &&
+           !learn_flag(l, LEARN_RESET, i))
+        i++;
+    return i - t;
+}
+
+/* Rows of x (batch seq heads n) of the run into padded rows, zeros behind. */
+static inline void learn_rows(const learn_head *l, const lmoe_buf *x, const learn_run *r, int64_t n,
+                              float *to)
+{
+    int64_t padded = cpu_padded(n);
+    memset(to, 0, sizeof *to * (size_t)(LEARN_RUN * padded));
+    for (int64_t i = 0; i < r->tokens; i++)
+        memcpy(to + i * padded, learn_row(l, x, r->begin + i, n), sizeof *to * (size_t)n);
+}
+
+/* to (n token) = from (token n); n: padded */
+static inline void learn_turn(const float *from, int64_t n, float *to)
+{
+    for (int64_t d = 0; d < n; d++) {
+        for (int64_t i = 0; i < LEARN_RUN; i++) to[d * LEARN_RUN + i] = from[i * n + d];
+    }
+}
+
+/* to_i = f_i from_i; n: padded */
+static inline void learn_scale(const float *f, const float *from, int64_t n, float *to)
+{
+    for (int64_t i = 0; i < LEARN_RUN; i++) {
+        CPU_SIMD
+        for (int64_t d = 0; d < n; d++) to[i * n + d] = f[i] * from[i * n + d];
+    }
+}
+
+/* c, f, a, C and A */
+static inline void learn_coefficients(const learn_head *l, learn_run *r)
+{
+    float c = 1, f = 1, a = 0;
+    memset(r->cc, 0, sizeof r->cc);
+    memset(r->aa, 0, sizeof r->aa);
+    for (int64_t i = 0; i < LEARN_RUN; i++) {
+        int64_t t = r->begin + i;
+        r->keep[i] = r->fade[i] = r->lr[i] = r->tau[i] = r->c[i] = r->f[i] = r->a[i] = 0;
+        if (i >= r->tokens) continue;
+        float keep = r->keep[i] = learn_keep(l, t);
+        float fade = r->fade[i] = learn_factor(l, LEARN_DECAY, t, 1.0f);
+        float tau = r->tau[i] = l->places ? learn_position(l, learn_place(l, t)) : 0.0f;
+        r->lr[i] = *learn_row(l, &l->in[LEARN_LR], t, 1);
+        r->c[i] = c *= keep;
+        r->f[i] = f *= l->places ? 1.0f : fade;
+        r->a[i] = a = l->places ? tau * c : fade * a + c;
+        for (int64_t j = 0; j <= i; j++) {
+            r->cc[i][j] = j == i ? 1.0f : r->cc[i - 1][j] * keep;
+            r->aa[i][j] = l->places ? tau * r->cc[i][j]
+                          : j == i  ? 1.0f
+                                    : fade * r->aa[i - 1][j] + r->cc[i][j];
         }
     }
 }
 
-static inline int64_t learn_state(const learn_head *l)
+/* Everything of the run that starts at t but the states' changes; W, S, M: those at its start. */
+static inline void learn_enter_run(const learn_head *l, int64_t t, float *state, learn_run *r)
 {
-    return (l->places ? 2 : 3) * l->n;
+    r->begin = t;
+    r->tokens = learn_tokens(l, t);
+    r->first = learn_place(l, t) == 0;
+    if (r->first) learn_begin(l, state);
+    learn_coefficients(l, r);
+    learn_rows(l, &l->in[LEARN_Q], r, l->k, r->q);
+    learn_rows(l, &l->in[LEARN_K], r, l->k, r->k);
+    learn_turn(r->k, l->kp, r->kt);
+    tile_multiply(LEARN_RUN, LEARN_RUN, l->kp, r->q, l->kp, r->kt, LEARN_RUN, r->p, LEARN_RUN);
+    tile_multiply(LEARN_RUN, l->vp, l->kp, r->k, l->kp, state, l->vp, r->x, l->vp);
+    memset(r->u, 0, sizeof *r->u * (size_t)(LEARN_RUN * l->vp));
+    for (int64_t i = 0; i < r->tokens; i++) {
+        int64_t at = i * l->vp;
+        r->loss[i] = (learn_loss){r->x + at, r->e + at, r->g + at, r->u + at, 0};
+        learn_u(l, t + i, &r->loss[i]);
+    }
 }
 
-static inline void learn_cut_loss(const learn_head *l, char **cursor, learn_loss *o)
+/* to -= (row lr * K)^T U */
+static inline void learn_write(const learn_head *l, const float *row, const learn_run *r, float *to)
 {
-    float **rows[] = {&o->x, &o->e, &o->g, &o->u};
-    for (int i = 0; i < 4; i++) *rows[i] = cpu_take(cursor, l->v);
+    float f[LEARN_RUN];
+    for (int64_t j = 0; j < LEARN_RUN; j++) f[j] = -row[j] * r->lr[j];
+    learn_scale(f, r->k, l->kp, r->weighted);
+    tile_add_transposed(l->kp, l->vp, LEARN_RUN, r->weighted, l->kp, r->u, l->vp, to, l->vp);
+}
+
+/* S and M at the run's end. */
+static inline void learn_leave_run(const learn_head *l, float *state, const learn_run *r)
+{
+    int64_t last = r->tokens - 1;
+    float *s = state + l->n, *m = s + l->n, c = r->c[last], f = r->f[last], a = r->a[last];
+    if (!l->places) {
+        CPU_SIMD
+        for (int64_t i = 0; i < l->n; i++) m[i] = f * m[i] + a * s[i];
+        learn_write(l, r->aa[last], r, m);
+    }
+    CPU_SIMD
+    for (int64_t i = 0; i < l->n; i++) s[i] *= c;
+    learn_write(l, r->cc[last], r, s);
+}
+
+static inline int64_t learn_state(const learn_head *l)
+{
+    return l->slots * l->n;
 }
 
 static inline int learn_can(const lmoe_args *a, int last)

@@ -63,6 +63,13 @@ static inline void tile_multiply(int64_t m, int64_t n, int64_t k, const float *a
     tile_product(0, 0, m, n, k, a, lda, b, ldb, c, ldc);
 }
 
+/* C += A B */
+static inline void tile_add(int64_t m, int64_t n, int64_t k, const float *a, int64_t lda,
+                            const float *b, int64_t ldb, float *c, int64_t ldc)
+{
+    tile_product(0, 1, m, n, k, a, lda, b, ldb, c, ldc);
+}
+
 /* C += A^T B; A: k x m */
 static inline void tile_add_transposed(int64_t m, int64_t n, int64_t k, const float *a, int64_t lda,
                                        const float *b, int64_t ldb, float *c, int64_t ldc)
