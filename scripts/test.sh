@@ -68,11 +68,12 @@ build_and_test()
 
 scripts/packages.sh build test
 check "style" scripts/style.sh
-suites="--no-suite matrix --no-suite author"
+suites="--no-suite matrix --no-suite author --no-suite conformance"
 build_and_test "gcc, release" build -Dbuildtype=release -Dtests=enabled -Dwerror=true
 if [ "$long" = yes ]; then
     suite "every layer at every layout" build --suite matrix
     suite "an author's first minutes" build --suite author
+    suite "every plugin keeps its contracts" build --suite conformance
     suites="--suite unit --suite bad --suite run"
     CC=clang build_and_test "clang" build-clang -Dbuildtype=release -Dtests=enabled -Dwerror=true \
         -Dcuda=disabled

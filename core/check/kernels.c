@@ -38,7 +38,7 @@ bool lmoe__kernels_device(lmoe__exam *x, const char *word)
 static lmoe__team *enter_team(lmoe__exam *x)
 {
     bool cpu = strcmp(x->device->device, "cpu") == 0;
-    return x->ctx->team = cpu ? lmoe__team_new(3) : NULL;
+    return x->ctx->team = cpu ? lmoe__team_new(2) : NULL;
 }
 
 static void leave_team(lmoe__exam *x, lmoe__team *team)
