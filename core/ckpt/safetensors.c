@@ -26,7 +26,7 @@ static const struct {
               {"F8_E4M3FNUZ", 8, LMOE_NONE},
               {"F8_E5M2FNUZ", 8, LMOE_NONE},
               {"I16", 16, LMOE_NONE},
-              {"U16", 16, LMOE_NONE},
+              {"U16", 16, LMOE_U16},
               {"F16", 16, LMOE_F16},
               {"BF16", 16, LMOE_BF16},
               {"I32", 32, LMOE_I32},

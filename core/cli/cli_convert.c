@@ -87,9 +87,10 @@ static double deviation(const lmoe_buf *x, int64_t n)
     return sqrt(squares / (double)n);
 }
 
-/* Copies x (n numbers) as often as buffer `to` holds it, with noise of this deviation. */
-static lmoe_status put_copies(lmoe__engine *e, lmoe__buffer *to, const lmoe_buf *x, int64_t n,
-                              double noise, uint64_t seed)
+/* Copies x (n numbers) as often as buffer `to` holds it, with noise of this deviation. The numbers
+ * are those of the weight `name`, whichever part of it the buffer holds. */
+static lmoe_status put_copies(lmoe__engine *e, const char *name, lmoe__buffer *to, int part,
+                              const lmoe_buf *x, int64_t n, double noise, uint64_t seed)
 {
     if (!to) return LMOE_OK;
     int64_t copies = lmoe_desc_count(&to->desc) / n;
@@ -97,10 +98,15 @@ static lmoe_status put_copies(lmoe__engine *e, lmoe__buffer *to, const lmoe_buf 
     lmoe_buf host = {.data = lmoe__malloc(bytes + 1), .dtype = to->desc.dtype};
     lmoe_status status = LMOE_OK;
     for (int64_t c = 0; c < copies && status == LMOE_OK; c++) {
-        uint64_t stream = lmoe__hash_text(to->name) + (uint64_t)c;
+        uint64_t stream = lmoe__hash_text(name) + (uint64_t)c;
         for (int64_t i = 0; i < n; i++) {
             double more = noise > 0 ? noise * lmoe__normal(seed, stream, (uint64_t)i) : 0;
-            lmoe_put(&host, i, lmoe_get(x, i) + more);
+            float f = (float)(lmoe_get(x, i) + more);
+            if (part == LMOE_INITIAL_WHOLE)
+                lmoe_put(&host, i, lmoe_get(x, i) + more);
+            else
+                ((uint16_t *)host.data)[i] =
+                    part == LMOE_INITIAL_UPPER ? lmoe_upper_half(f) : lmoe_lower_half(f);
         }
         status = e->device->upload(e->dev, (char *)to->data + (size_t)c * bytes, host.data, bytes);
     }
@@ -138,8 +144,9 @@ static lmoe_status take_weight(side *moe, const lmoe__weight *w, side *dense,
     snprintf(master, sizeof master, "master:%s", w->name);
     lmoe__buffer *to[2] = {lmoe__store_find(&e->store, w->name),
                            lmoe__store_find(&e->store, master)};
+    int part[2] = {to[1] ? LMOE_INITIAL_UPPER : LMOE_INITIAL_WHOLE, LMOE_INITIAL_LOWER};
     for (int i = 0; i < 2 && status == LMOE_OK; i++)
-        status = put_copies(e, to[i], &x, n, noise, (uint64_t)moe->s.run.seed);
+        status = put_copies(e, w->name, to[i], part[i], &x, n, noise, (uint64_t)moe->s.run.seed);
     free(x.data);
     return status;
 }

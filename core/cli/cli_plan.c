@@ -43,6 +43,33 @@ static void print_largest(const lmoe__plan *p)
     free(n);
 }
 
+static int by_alive(const void *a, const void *b)
+{
+    int64_t x = ((const lmoe__alive *)a)->bytes, y = ((const lmoe__alive *)b)->bytes;
+    return x < y ? 1 : x > y ? -1 : 0;
+}
+
+/* What holds the activations when they are most. */
+static void print_peak(const lmoe__plan *p)
+{
+    enum { MOST = 256, SHOWN = 16 };
+    lmoe__alive *list = calloc(MOST, sizeof *list);
+    const lmoe__node *at;
+    char where[160], bytes[32];
+    int n = p->n_steps ? lmoe__plan_peak(p, &at, list, MOST) : 0;
+    if (n) {
+        qsort(list, (size_t)n, sizeof *list, by_alive);
+        printf("most activations are alive at %s, %s%s\n", at->op->base.name,
+               lmoe__node_where(at, where, sizeof where), at->forward >= 0 ? " (backward)" : "");
+    }
+    for (int i = 0; i < n && i < SHOWN; i++)
+        printf("  %10s  %4d %-24s %s:%d%s\n",
+               lmoe__bytes_text(bytes, sizeof bytes, (double)list[i].bytes), list[i].count,
+               list[i].op->base.name, list[i].file ? list[i].file : "-", list[i].line,
+               list[i].backward ? " (backward)" : "");
+    free(list);
+}
+
 static double print_exchanges_of(const lmoe__setup *s, const lmoe__plan *p)
 {
     char where[160], bytes[32];
@@ -158,6 +185,7 @@ static void print_plan(const lmoe__setup *s, const lmoe__engine *e, const progra
     }
     printf("  %-12s %10s\n", "in all", lmoe__bytes_text(a, sizeof a, all));
     print_largest(train);
+    if (explain) print_peak(train);
     const lmoe__plan *both[] = {train, update};
     lmoe__plan_print_kernels(s, both, 2, explain);
     lmoe__plan_print_time(s, parts, 3, 0);
@@ -196,7 +224,8 @@ int lmoe__cli_plan(lmoe_ctx *ctx, int argc, char **argv)
             printf("usage: lmoe plan FILE [--set section.key=value]... [--plugin-path FOLDERS] "
                    "[--explain]\n"
                    "Parameters, FLOPs, memory and plugins' kernels of a run; --explain lists every "
-                   "kernel, and each exchange between ranks.\n");
+                   "kernel, what is alive when memory is fullest, and each exchange between "
+                   "ranks.\n");
             return 0;
         }
         if (strcmp(argv[i], "--explain") == 0) {

@@ -3,6 +3,8 @@
  */
 #include "core/engine/engine.h"
 
+#include "core/op/op.h"
+
 #include <stdlib.h>
 
 enum { INIT_PIECE = 1 << 20 };
@@ -270,7 +272,7 @@ lmoe_status lmoe__engine_update_program(lmoe__engine *e, const lmoe__optimiser *
     lmoe_tensor norm = lmoe_map(&t, squares, LMOE_MAP_SQRT);
     lmoe__trace_result(&t, norm, "out:grad_norm");
     lmoe_dtype mean = o->state != LMOE_NONE ? o->state : state;
-    bool rounded = lmoe_dtype_bytes(e->dtype) < lmoe_dtype_bytes(state); /* from a master */
+    bool halves = e->dtype == LMOE_BF16; /* the upper ones of numbers in f32 */
     for (int i = 0; i < e->n_weights; i++) {
         const lmoe__weight *w = &e->weights[i];
         if (w->flags & LMOE_PARAM_STATE) continue;
@@ -284,7 +286,7 @@ lmoe_status lmoe__engine_update_program(lmoe__engine *e, const lmoe__optimiser *
                              lr,
                              step,
                              lmoe_absent()};
-        if (rounded) in[7] = enter_like(&t, "master:", w, LMOE_VALUE_STATE, state);
+        if (halves) in[7] = enter_like(&t, "master:", w, LMOE_VALUE_STATE, LMOE_U16);
         /* where other ranks of the pipeline have it, its states are known but take no memory */
         if (grad[i].id) lmoe_apply_at(&t, w->name, 0, "adamw/1", in, 8, &a, sizeof a, NULL, 0);
     }
@@ -352,41 +354,82 @@ lmoe_status lmoe__engine_bind(lmoe__engine *e)
     return LMOE_OK;
 }
 
-typedef struct initialising {
+/* Drawing a weight: by the device's kernel of initial/1, or else by its reference on the host. */
+typedef struct drawing {
     lmoe__engine *e;
-    lmoe__weight weight; /* a master has another dtype than its weight */
-    uint64_t seed;
     const lmoe__buffer *buffer;
-    void *host;
-} initialising;
+    lmoe_initial_attrs attrs;
+    const lmoe_kernel *kernel; /* NULL: on the host */
+    void *host;                /* room for a piece */
+} drawing;
 
-/* In pieces: host memory for a whole weight would be more than was planned. */
-static lmoe_status init_run(void *user, int64_t in_box, int64_t in_whole, int64_t count)
+typedef struct drawn {
+    lmoe_initial_attrs attrs;
+    lmoe_buf buf;
+} drawn;
+
+static lmoe_args args_of(lmoe__engine *e, const drawn *p)
 {
-    initialising *x = user;
-    lmoe__engine *e = x->e;
-    size_t item = lmoe_dtype_bytes(x->buffer->desc.dtype);
+    lmoe_args a = {.size = sizeof a, .attrs = &p->attrs, .n_in = 1, .n_out = 1};
+    a.in = a.out = &p->buf; /* of the input only the shape is read */
+    a.ctx = e->ctx;
+    a.dev = e->dev;
+    a.stream = e->device->stream ? e->device->stream(e->dev) : NULL;
+    return a;
+}
+
+static drawn drawn_of(const drawing *d, void *data, int64_t first, int64_t n)
+{
+    drawn p = {d->attrs, {.data = data, .dtype = d->buffer->desc.dtype, .rank = 1, .dim = {n}}};
+    p.attrs.first = first;
+    return p;
+}
+
+static void draw_part(void *arg, int64_t begin, int64_t end, int thread)
+{
+    drawn p = *(const drawn *)arg;
+    p.attrs.first += begin;
+    p.buf.data = (char *)p.buf.data + (size_t)begin * lmoe_dtype_bytes(p.buf.dtype);
+    p.buf.dim[0] = end - begin;
+    lmoe_args a = {.attrs = &p.attrs, .n_out = 1, .out = &p.buf};
+    lmoe__op_initial.reference(&a);
+}
+
+/* On the host in pieces: memory for a whole weight would be more than was planned. */
+static lmoe_status draw_run(void *user, int64_t in_box, int64_t in_whole, int64_t count)
+{
+    drawing *d = user;
+    lmoe__engine *e = d->e;
+    size_t item = lmoe_dtype_bytes(d->buffer->desc.dtype);
+    char *to = (char *)d->buffer->data + (size_t)in_box * item;
+    if (d->kernel) {
+        drawn p = drawn_of(d, to, in_whole, count);
+        lmoe_args a = args_of(e, &p);
+        return d->kernel->launch(&a);
+    }
     for (int64_t i = 0; i < count; i += INIT_PIECE) {
         int64_t n = count - i < INIT_PIECE ? count - i : INIT_PIECE;
-        lmoe__weight_init(e->ctx, e->model, &x->weight, x->seed, in_whole + i, n, x->host);
-        LMOE_TRY(e->device->upload(e->dev, (char *)x->buffer->data + (size_t)(in_box + i) * item,
-                                   x->host, (size_t)n * item));
+        drawn p = drawn_of(d, d->host, in_whole + i, n);
+        lmoe_parallel(e->ctx, n, 1024, draw_part, &p);
+        LMOE_TRY(e->device->upload(e->dev, to + (size_t)i * item, d->host, (size_t)n * item));
     }
     return LMOE_OK;
 }
 
-static lmoe_status init_buffer(lmoe__engine *e, const lmoe__weight *w, uint64_t seed,
-                               const char *name, void *host)
+static lmoe_status draw(lmoe__engine *e, const char *name, const lmoe_initial_attrs *attrs,
+                        void *host)
 {
-    initialising x = {e, *w, seed, lmoe__store_find(&e->store, name), host};
+    drawing d = {e, lmoe__store_find(&e->store, name), *attrs, NULL, host};
     const lmoe__held *h = lmoe__engine_held(e, name);
     int at[LMOE__MAX_MESH];
     lmoe__box box;
-    if (!x.buffer || !h) return LMOE_OK;
-    x.weight.desc.dtype = x.buffer->desc.dtype;
+    if (!d.buffer || !h) return LMOE_OK;
+    drawn whole = drawn_of(&d, NULL, 0, lmoe_desc_count(&d.buffer->desc));
+    lmoe_args a = args_of(e, &whole);
+    d.kernel = lmoe__kernel_of(e->device, &lmoe__op_initial, &a);
     lmoe__mesh_place(&e->mesh, at);
     lmoe__held_box(h, &e->mesh, at, &box);
-    return lmoe__box_runs(&box, &h->desc, init_run, &x);
+    return lmoe__box_runs(&box, &h->desc, draw_run, &d);
 }
 
 lmoe_status lmoe__engine_init_weights(lmoe__engine *e, uint64_t seed)
@@ -395,10 +438,14 @@ lmoe_status lmoe__engine_init_weights(lmoe__engine *e, uint64_t seed)
     lmoe_status status = LMOE_OK;
     for (int i = 0; i < e->n_weights && status == LMOE_OK; i++) {
         const lmoe__weight *w = &e->weights[i];
+        lmoe_initial_attrs attrs = lmoe__weight_initial(e->model, w, seed);
         char master[320];
         snprintf(master, sizeof master, "master:%s", w->name);
-        status = init_buffer(e, w, seed, w->name, host);
-        if (status == LMOE_OK) status = init_buffer(e, w, seed, master, host);
+        bool halves = lmoe__store_find(&e->store, master) != NULL;
+        attrs.part = halves ? LMOE_INITIAL_UPPER : LMOE_INITIAL_WHOLE;
+        status = draw(e, w->name, &attrs, host);
+        attrs.part = LMOE_INITIAL_LOWER;
+        if (status == LMOE_OK) status = draw(e, master, &attrs, host);
     }
     free(host);
     return status;

@@ -103,7 +103,7 @@ const char *lmoe__engine_grad_of(char *buf, size_t n, const lmoe__engine *e, int
 
 /* After the programs are made and before the first replay: allocates what they share. */
 lmoe_status lmoe__engine_bind(lmoe__engine *e);
-/* Writes initial weights: 16-bit ones are roundings of their masters, if there are any. */
+/* Writes initial weights, and the lower halves of 16-bit ones, if there are any. */
 lmoe_status lmoe__engine_init_weights(lmoe__engine *e, uint64_t seed);
 
 /* How a weight or state lies over the mesh; NULL if no program has one of this name. */

@@ -138,6 +138,7 @@ struct lmoe_trace {
     const char *class_name; /* for messages and published values */
     int32_t forward;        /* node whose vjp is being recorded, -1 */
     bool recompute;         /* nodes recorded now are run again rather than kept */
+    bool recompute_cheap;   /* all nodes that cost little are */
     bool states_only;       /* parameters that are no states are absent: a router's update() */
     int32_t carry_count;    /* carries made in this layer so far, for their names */
 
@@ -309,11 +310,26 @@ typedef struct lmoe__plan {
     struct planner *planner; /* plan.c: where values lie */
 } lmoe__plan;
 
+/* The device's kernel of the highest score for these arguments; NULL: it has none. */
+const lmoe_kernel *lmoe__kernel_of(const lmoe_device *device, const lmoe_op *op,
+                                   const lmoe_args *args);
+
 /* Lays out memory and chooses kernels. `activations`: a block shared by plans that never run at the
  * same time, grown by the caller to the largest need before the first replay (see lmoe__plan_bind).
  */
 lmoe_status lmoe__plan_new(lmoe_ctx *ctx, lmoe__graph *g, lmoe__store *store,
                            const lmoe__mesh_comm *comms, lmoe__plan **out);
+/* Activations alive at the step where most are: by op and source line, n of them (at most max). */
+typedef struct lmoe__alive {
+    const lmoe_op *op;
+    const char *file;
+    int line;
+    bool backward;
+    int64_t bytes;
+    int count;
+} lmoe__alive;
+int lmoe__plan_peak(const lmoe__plan *p, const lmoe__node **at, lmoe__alive *list, int max);
+
 /* Gives the plan its memory and prepares its kernels. */
 lmoe_status lmoe__plan_bind(lmoe__plan *p, void *activations, void *workspace);
 void lmoe__plan_free(lmoe__plan *p);

@@ -267,6 +267,23 @@ static int64_t lay_out(planner *p)
     return top;
 }
 
+const lmoe_kernel *lmoe__kernel_of(const lmoe_device *device, const lmoe_op *op,
+                                   const lmoe_args *args)
+{
+    const lmoe_kernel *best = NULL;
+    int most = 0;
+    for (int i = 0; device->kernels && device->kernels[i]; i++) {
+        const lmoe_kernel *k = device->kernels[i];
+        if (strcmp(k->op, op->base.name) != 0) continue;
+        int score = k->score(args);
+        if (score > most) {
+            most = score;
+            best = k;
+        }
+    }
+    return best;
+}
+
 static lmoe_status choose_kernel(planner *p, lmoe__step *s)
 {
     const lmoe_device *device = p->store->device;
@@ -274,16 +291,7 @@ static lmoe_status choose_kernel(planner *p, lmoe__step *s)
     char where[160];
     s->exchange = lmoe__exchange_kind(n->op);
     if (s->exchange) return LMOE_OK;
-    int best = 0;
-    for (int i = 0; device->kernels && device->kernels[i]; i++) {
-        const lmoe_kernel *k = device->kernels[i];
-        if (strcmp(k->op, n->op->base.name) != 0) continue;
-        int score = k->score(&s->args);
-        if (score > best) {
-            best = score;
-            s->kernel = k;
-        }
-    }
+    s->kernel = lmoe__kernel_of(device, n->op, &s->args);
     if (!s->kernel && strcmp(device->device, "cpu") != 0) {
         return lmoe_error(
             p->ctx, LMOE_E_UNSUPPORTED,
@@ -444,6 +452,55 @@ lmoe_status lmoe__plan_new(lmoe_ctx *ctx, lmoe__graph *g, lmoe__store *store,
     }
     *out = plan;
     return LMOE_OK;
+}
+
+/* Bytes of activations that are alive while step i runs. */
+static int64_t alive_at(const planner *p, int node)
+{
+    int64_t bytes = 0;
+    for (int32_t v = 1; v < p->g->n_values; v++) {
+        const storage *s = &p->at[v];
+        if (p->root[v] == v && !s->fixed && !s->named && s->first >= 0 && s->first <= node &&
+            s->last >= node)
+            bytes += s->bytes;
+    }
+    return bytes;
+}
+
+int lmoe__plan_peak(const lmoe__plan *plan, const lmoe__node **at, lmoe__alive *list, int max)
+{
+    const planner *p = plan->planner;
+    const lmoe__graph *g = p->g;
+    int64_t most = -1;
+    int n = 0, peak = 0;
+    for (int i = 0; i < plan->n_steps; i++) {
+        int node = (int)(plan->steps[i].node - g->nodes);
+        int64_t bytes = alive_at(p, node);
+        if (bytes > most) {
+            most = bytes;
+            peak = node;
+        }
+    }
+    *at = &g->nodes[peak];
+    for (int32_t v = 1; v < g->n_values; v++) {
+        const storage *s = &p->at[v];
+        if (p->root[v] != v || s->fixed || s->named || s->first < 0 || s->first > peak ||
+            s->last < peak)
+            continue;
+        const lmoe__node *maker = &g->nodes[s->first];
+        int k = 0;
+        while (k < n && (list[k].op != maker->op || list[k].backward != (maker->forward >= 0) ||
+                         strcmp(list[k].file ? list[k].file : "", maker->file ? maker->file : "") ||
+                         list[k].line != maker->line))
+            k++;
+        if (k == n && n == max) continue;
+        if (k == n)
+            list[n++] =
+                (lmoe__alive){maker->op, maker->file, maker->line, maker->forward >= 0, 0, 0};
+        list[k].bytes += s->bytes;
+        list[k].count++;
+    }
+    return n;
 }
 
 lmoe_status lmoe__plan_bind(lmoe__plan *plan, void *activations, void *workspace)

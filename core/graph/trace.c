@@ -336,6 +336,30 @@ static lmoe_status bind_operands(lmoe_trace *t, const lmoe_op *op, const lmoe_ca
     return LMOE_OK;
 }
 
+/* A node that costs little for what it would keep, and reads nothing larger. Not the sums of the
+ * residual stream: each would be made of all before it. */
+static bool is_cheap(const lmoe__graph *g, const lmoe_op *op, const void *attrs, const int32_t *in,
+                     const lmoe_desc *desc, int n_in, const lmoe_desc *out, int n_out)
+{
+    enum { FLOPS_A_BYTE = 32 };
+    double bytes = 0, flops = 0;
+    if (!op->vjp) return false;
+    if (strcmp(op->base.name, "add/1") == 0 &&
+        lmoe_desc_count(&desc[0]) == lmoe_desc_count(&desc[1]))
+        return false;
+    for (int i = 0; i < n_out; i++) {
+        if (out[i].dtype == LMOE_NONE) continue;
+        if (!lmoe_dtype_is_float(out[i].dtype)) return false;
+        bytes += (double)lmoe_desc_bytes(&out[i]);
+    }
+    for (int i = 0; i < n_in; i++) {
+        if (in[i] && g->values[in[i]].node >= 0 && (double)lmoe_desc_bytes(&desc[i]) > bytes)
+            return false;
+    }
+    if (op->flops) flops = op->flops(attrs, desc, n_in, out, n_out);
+    return flops <= FLOPS_A_BYTE * bytes;
+}
+
 lmoe_tensor lmoe_apply(lmoe_trace *t, const lmoe_call *call)
 {
     lmoe_desc desc[LMOE_MAX_IO], out_desc[LMOE_MAX_IO];
@@ -387,7 +411,10 @@ lmoe_tensor lmoe_apply(lmoe_trace *t, const lmoe_call *call)
     lmoe__node like = {.op = op, .n_in = ports, .n_out = n_out, .in = in, .layer = t->layer};
     like.attrs = (void *)(uintptr_t)attrs;
     like.forward = t->forward;
-    like.recompute = t->recompute && t->forward < 0;
+    if (t->forward < 0)
+        like.recompute =
+            t->recompute || (t->recompute_cheap &&
+                             is_cheap(t->graph, op, call->attrs, in, desc, ports, out_desc, n_out));
     like.file = call->file;
     like.line = call->line;
     if (t->forward >= 0) { /* the line of the layer, not of the op's vjp */

@@ -7,7 +7,7 @@
  *
  * Kept for the backward pass are x, where rows lie, and what the experts' first products give. The
  * rows themselves and the activations are made again: a copy and a pass over memory, against products
- * that cost a hundred times more.
+ * that cost a hundred times more. With `recompute = experts` the first products are made again too.
  */
 #include "core/model/model.h"
 
@@ -121,7 +121,7 @@ lmoe_tensor lmoe__experts(lmoe_trace *t, const lmoe__model *m, lmoe_tensor x, co
     t->recompute = true;
     lmoe_tensor rows = lmoe_moe_gather(t, x, order);
     lmoe_tensor scale = lmoe_moe_weight(t, r->weight, order);
-    t->recompute = false;
+    t->recompute = t->recompute_cheap;
     if (gated(m)) gate = lmoe_grouped_linear(t, rows, gate_w, order.offsets);
     lmoe_tensor up = lmoe_grouped_linear(t, rows, up_w, order.offsets);
     t->recompute = true;

@@ -139,6 +139,7 @@ lmoe_status lmoe__model_trace(lmoe_trace *t, const lmoe__model *m, const lmoe__m
     *total = lmoe_absent();
     set_sizes(t, m, s);
     enter_inputs(t, s);
+    t->recompute_cheap = m->recompute && s->training;
     t->scope = "model.";
     lmoe_tensor table =
         lmoe_matrix(t, "embeddings.weight", "vocab embed", m->o.vocab_size, m->o.embed, 0);
@@ -270,59 +271,23 @@ lmoe_status lmoe__layer_trace(lmoe_trace *t, const lmoe__model *m, const lmoe__l
 
 /* ---- weights ---- */
 
-static double initial(const lmoe__model *m, const lmoe__weight *w, uint64_t seed, uint64_t stream,
-                      int64_t i)
+lmoe_initial_attrs lmoe__weight_initial(const lmoe__model *m, const lmoe__weight *w, uint64_t seed)
 {
-    switch (w->init) {
-    case LMOE_INIT_CONST: return w->a;
-    case LMOE_INIT_UNIFORM: return w->a + (w->b - w->a) * lmoe__uniform(seed, stream, (uint64_t)i);
-    case LMOE_INIT_LOG: return log(w->a + (w->b - w->a) * lmoe__uniform(seed, stream, (uint64_t)i));
-    case LMOE_INIT_SOFTPLUS: {
-        double y = exp(log(w->a) + log(w->b / w->a) * lmoe__uniform(seed, stream, (uint64_t)i));
-        return y + log(-expm1(-y));
-    }
-    case LMOE_INIT_POWER:
-        return w->a + w->b * pow((double)i / (double)lmoe_desc_count(&w->desc), w->c);
-    case LMOE_INIT_RAMP:
-    case LMOE_INIT_LOG_RAMP: {
-        double x = w->a + w->b * (double)(i % w->desc.dim[w->desc.rank - 1]);
-        return w->init == LMOE_INIT_RAMP ? x : log(x);
-    }
-    case LMOE_INIT_EYE: {
-        int64_t columns = w->desc.dim[w->desc.rank - 1],
-                rows = w->desc.rank > 1 ? w->desc.dim[w->desc.rank - 2] : 1;
-        return i % columns == i / columns % rows ? 1.0 : 0.0;
-    }
-    default: break;
-    }
-    double deviation = w->b > 0 ? w->b : m->o.init_std;
+    const lmoe_desc *d = &w->desc;
+    lmoe_initial_attrs o = {.seed = (int64_t)seed,
+                            .stream = (int64_t)lmoe__hash_text(w->name),
+                            .count = lmoe_desc_count(d),
+                            .rows = d->rank > 1 ? d->dim[d->rank - 2] : 1,
+                            .columns = d->rank > 0 ? d->dim[d->rank - 1] : 1,
+                            .a = w->a,
+                            .b = w->b,
+                            .c = w->c,
+                            .kind = (int32_t)w->init};
+    if (w->init != LMOE_INIT_NORMAL) return o;
+    if (!(o.b > 0)) o.b = m->o.init_std;
     if ((w->flags & LMOE_PARAM_RESIDUAL) && m->o.init_rescale)
-        deviation /= sqrt(2.0 * (double)m->o.layers);
-    return w->a + deviation * lmoe__normal(seed, stream, (uint64_t)i);
-}
-
-typedef struct filling {
-    const lmoe__model *m;
-    const lmoe__weight *w;
-    uint64_t seed, stream;
-    int64_t first;
-    lmoe_buf host;
-} filling;
-
-static void fill_part(void *arg, int64_t begin, int64_t end, int thread)
-{
-    const filling *f = arg;
-    for (int64_t i = begin; i < end; i++)
-        lmoe_put(&f->host, i, initial(f->m, f->w, f->seed, f->stream, f->first + i));
-}
-
-void lmoe__weight_init(lmoe_ctx *ctx, const lmoe__model *m, const lmoe__weight *w, uint64_t seed,
-                       int64_t first, int64_t n, void *host)
-{
-    filling f = {m, w, seed, lmoe__hash_text(w->name), first, {0}};
-    f.host.data = host;
-    f.host.dtype = w->desc.dtype;
-    lmoe_parallel(ctx, n, 1024, fill_part, &f);
+        o.b /= sqrt(2.0 * (double)m->o.layers);
+    return o;
 }
 
 void lmoe__model_count_weights(const lmoe__model *m, const lmoe_trace *t, lmoe__model_count *c)

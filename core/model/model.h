@@ -51,6 +51,7 @@ typedef struct lmoe__model {
     const lmoe_router *router; /* kind = moe */
     void *router_options;
     lmoe__op_set ops; /* lmoe's and those of the plugins that the model uses */
+    bool recompute;   /* in training: the experts' first products, and what costs little */
 } lmoe__model;
 
 /* Reads [model], [layer X], [ffn], [router] and finds their classes. mixers false: no [layer X], for
@@ -117,10 +118,8 @@ typedef struct lmoe__layer_shape {
  * their layer calls them, behind "NUMBER." when there are several layers. */
 lmoe_status lmoe__layer_trace(lmoe_trace *t, const lmoe__model *m, const lmoe__layer_shape *s);
 
-/* Initial values of elements first ... first+n-1 of a weight, as f32 or f64 by its dtype, into host
- * memory. */
-void lmoe__weight_init(lmoe_ctx *ctx, const lmoe__model *m, const lmoe__weight *w, uint64_t seed,
-                       int64_t first, int64_t n, void *host);
+/* What a weight begins with: the attributes of initial/1 for the whole of it. */
+lmoe_initial_attrs lmoe__weight_initial(const lmoe__model *m, const lmoe__weight *w, uint64_t seed);
 
 /* Numbers of parameters from a trace: all, those that a token uses, and matrix ones that a token
  * uses (for FLOPs). */

@@ -63,6 +63,10 @@ static const lmoe_option train_table[] = {
      "Of weights and activations; f64 is for checks; bf16 weights are roundings of f32 masters."},
     {"adam_dtype", O(ENUM, lmoe__train_options, adam_dtype), "state", 0, 0, "state bf16", NULL,
      "Of AdamW's two means: as states (f32; f64 in checks), or bf16, which halves them."},
+    {"recompute", O(ENUM, lmoe__train_options, recompute), "none", 0, 0, "none experts", NULL,
+     "What is computed again in the backward pass rather than kept, beside the experts' rows and "
+     "activations: nothing; or the experts' first products and all that costs little, such as norms "
+     "and gates."},
     {"eager", O(BOOL, lmoe__train_options, eager), "no", 0, 0, NULL, NULL,
      "Check every op's results and name the source line of the first NaN; slow."},
     LMOE_OPTION_END};
@@ -266,6 +270,7 @@ lmoe_status lmoe__setup_read(lmoe_ctx *ctx, lmoe__setup *s, const char *plugin_p
     bool mixers = !(needs & LMOE__SETUP_NO_MIXERS);
     LMOE_TRY(lmoe__model_load(ctx, s->conf, s->registry, mixers, &s->model));
     LMOE_TRY(lmoe__options_fill(ctx, s->conf, "train", train_table, &s->train, s->arena));
+    s->model.recompute = s->train.recompute != 0;
     LMOE_TRY(lmoe__options_fill(ctx, s->conf, "alarm", alarm_table, &s->alarm, s->arena));
     LMOE_TRY(lmoe__options_fill(ctx, s->conf, "plan", plan_table, &s->plan, s->arena));
     if ((needs & LMOE__SETUP_DATA) || lmoe__conf_has(s->conf, "data")) {

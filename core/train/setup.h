@@ -21,7 +21,7 @@ enum { LMOE__NAN_ABORT = 0, LMOE__NAN_SKIP = 1 };
 typedef struct lmoe__train_options {
     int64_t seq, batch, accumulate, steps, warmup, eval_every, eval_tokens;
     double lr, lr_final, decay, beta1, beta2, eps, weight_decay, clip;
-    int32_t schedule, nan, dtype, adam_dtype, eager;
+    int32_t schedule, nan, dtype, adam_dtype, recompute, eager;
 } lmoe__train_options;
 
 typedef struct lmoe__data_section {

@@ -443,6 +443,51 @@ START_TEST(adamw_leaves_out_a_bad_step)
 }
 END_TEST
 
+/* A master in halves moves as one in f32 does, bit for bit, ties and all. */
+START_TEST(adamw_halves_are_one_number)
+{
+    enum { STEPS = 40, N = 512, MASTER = ADAMW_INPUTS };
+    tensor whole[MASTER + 1], halves[MASTER + 1];
+    for (int i = 0; i <= MASTER; i++) {
+        const bool scalar = i == NORM || i == LR || i == STEP;
+        lmoe_dtype dtype = i == PARAM || i == GRAD ? LMOE_BF16 : LMOE_F32;
+        whole[i] = make(dtype, scalar ? "" : "embed", scalar ? 0 : N, 0, 0);
+        halves[i] = whole[i];
+        if (i == MASTER) halves[i].d.dtype = LMOE_U16;
+        attach(&halves[i]);
+        if (i != M && i != V) continue;
+        memset(whole[i].b.data, 0, sizeof(float) * N);
+        memset(halves[i].b.data, 0, sizeof(float) * N);
+    }
+    normals(&whole[MASTER], 16);
+    float *exact = whole[MASTER].b.data;
+    uint16_t *upper = halves[PARAM].b.data, *lower = halves[MASTER].b.data;
+    for (int i = 0; i < N; i++) {
+        uint32_t tie = 0x3f808000u + ((uint32_t)i << 15);
+        if (i % 2) memcpy(&exact[i], &tie, 4);
+        upper[i] = lmoe_upper_half(exact[i]);
+        lower[i] = lmoe_lower_half(exact[i]);
+    }
+    for (int s = 0; s < STEPS; s++) {
+        for (int i = 0; i < N; i++) {
+            float x = lmoe_join_halves(upper[i], lower[i]), rounded = lmoe_bf16_to_float(upper[i]);
+            ck_assert_mem_eq(&x, &exact[i], 4);
+            ck_assert(fabs(rounded - x) <= fabs(x) / 256);
+        }
+        normals(&whole[GRAD], 60 + (uint64_t)s);
+        memcpy(halves[GRAD].b.data, whole[GRAD].b.data, sizeof(uint16_t) * N);
+        for (int side = 0; side < 2; side++) {
+            tensor *in = side ? halves : whole;
+            lmoe_put(&in[NORM].b, 0, 1);
+            lmoe_put(&in[LR].b, 0, s == 0 ? 0 : 1e-3);
+            lmoe_put(&in[STEP].b, 0, s + 1);
+            apply(&lmoe__op_adamw, &(lmoe_adamw_attrs){0.9, 0.95, 1e-8, 0.1, 1}, in, MASTER + 1,
+                  NULL);
+        }
+    }
+}
+END_TEST
+
 /* ---- collectives ---- */
 
 /* Element (i j k) of x is element (i j k - piece's start) of its rank's piece. */
@@ -693,6 +738,7 @@ int main(void)
     tcase_add_test(c, buffers_accumulate);
     tcase_add_test(c, adamw_follows_its_formula);
     tcase_add_test(c, adamw_leaves_out_a_bad_step);
+    tcase_add_test(c, adamw_halves_are_one_number);
     tcase_add_test(c, shards_are_pieces);
     tcase_add_test(c, collectives_of_one_rank_copy);
     tcase_add_test(c, gathered_may_be_gathered_again);

@@ -44,6 +44,9 @@ expect 0 train means --set train.dtype=bf16 --set train.adam_dtype=bf16
 expect 0 train parts --set train.dtype=bf16 --set train.steps=9
 expect 0 train parts --set train.dtype=bf16
 same_run whole parts
+# what is computed again has the bits of what was kept
+expect 0 train again --set train.dtype=bf16 --set train.recompute=experts
+same_run whole again
 
 # follows RUN: the first loss within 0.2 %, the mean of the last eight within 2 % of f32's
 follows()

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * tests/unit/test_base.c: contexts, arenas, text, files, random numbers, digests, threads.
  */
+#include <lmoe/random.h>
+
 #include "core/base/base.h"
 
 #include <check.h>
@@ -347,6 +349,22 @@ START_TEST(distributions)
 }
 END_TEST
 
+START_TEST(own_functions_follow_the_library)
+{
+    for (uint64_t i = 0; i < 200000; i++) {
+        uint32_t x[4];
+        lmoe_philox(7, 3, i, x);
+        /* near 1, near 0, and between */
+        double v = lmoe_unit(x + 2), u = 1 - lmoe_unit(x) * (i % 3 ? 1 : 0x1p-30);
+        if (i % 5 == 0) u = u * 0x1p-40 + 0x1p-53;
+        ck_assert_double_eq_tol(lmoe_random_log(u), log(u), 8e-16 * fabs(log(u)));
+        ck_assert_double_eq_tol(lmoe_random_cos(v), cos(6.283185307179586476925 * v), 2e-15);
+    }
+    ck_assert(lmoe_random_log(1) == 0 && lmoe_random_cos(0) == 1);
+    ck_assert_double_eq_tol(lmoe_random_log(0x1p-53), log(0x1p-53), 1e-14);
+}
+END_TEST
+
 START_TEST(below_is_even)
 {
     enum { N = 60000 };
@@ -602,6 +620,7 @@ int main(void)
     c = group(s, "random");
     tcase_add_test(c, philox_known_answers);
     tcase_add_test(c, distributions);
+    tcase_add_test(c, own_functions_follow_the_library);
     tcase_add_test(c, below_is_even);
     tcase_add_test(c, permutations_are_permutations);
     tcase_add_test(c, permutations_are_even);

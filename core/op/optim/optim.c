@@ -126,9 +126,11 @@ static const lmoe_port adamw_inputs[] = {
                     LMOE_PORT_MUTATES | LMOE_PORT_STATE | LMOE_PORT_NO_GRAD | LMOE_PORT_OPTIONAL},
     {.name = NULL}};
 
-/* Means may be kept in bf16 beside the state dtype; everything else has that. */
+/* Means may be kept in bf16 beside the state dtype, a master in halves; everything else has the
+ * state dtype. */
 static lmoe_status need_state(lmoe_trace *t, const lmoe_desc *in, int i)
 {
+    if (i == MASTER && in[i].dtype == LMOE_U16 && in[PARAM].dtype == LMOE_BF16) return LMOE_OK;
     if ((i == M || i == V) && in[i].dtype == LMOE_BF16) return LMOE_OK;
     return lmoe__need_dtype(t, &in[i], adamw_inputs[i].name, lmoe__state_of(in[PARAM].dtype));
 }

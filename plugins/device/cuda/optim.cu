@@ -82,6 +82,52 @@ template <class Type> struct Changed {
     typename Type::Out to;
 };
 
+/* f32 in two halves of 16 bits: the upper one rounded, so that it is the parameter in bf16. */
+struct Halves {
+    uint16_t *upper, *lower;
+
+    __device__ static void load(const uint16_t *p, int64_t i, int n, uint16_t *x)
+    {
+        if (n == PACK && i % PACK == 0)
+            *(uint4 *)x = *(const uint4 *)(p + i);
+        else
+            for (int k = 0; k < PACK; k++) x[k] = k < n ? p[i + k] : 0;
+    }
+    __device__ static void store(uint16_t *p, int64_t i, int n, const uint16_t *x)
+    {
+        if (n == PACK && i % PACK == 0)
+            *(uint4 *)(p + i) = *(const uint4 *)x;
+        else
+            for (int k = 0; k < n; k++) p[i + k] = x[k];
+    }
+    __device__ Pack pack(int64_t i, int n) const
+    {
+        alignas(16) uint16_t u[PACK], l[PACK];
+        Pack p;
+        load(upper, i, n, u);
+        load(lower, i, n, l);
+        for (int k = 0; k < PACK; k++)
+            p.x[k] = __uint_as_float((((uint32_t)u[k] << 16) | l[k]) -
+                                     ((uint32_t)(l[k] >> 15) << 16));
+        return p;
+    }
+    __device__ void pack(int64_t i, int n, const Pack &p) const
+    {
+        alignas(16) uint16_t u[PACK], l[PACK];
+        for (int k = 0; k < PACK; k++) {
+            uint32_t w = __float_as_uint(p.x[k]);
+            u[k] = (uint16_t)((w + 0x8000u) >> 16);
+            l[k] = (uint16_t)w;
+        }
+        store(upper, i, n, u);
+        store(lower, i, n, l);
+    }
+};
+
+struct HalvesType {
+    typedef Halves In, Out;
+};
+
 /* Ways of access to the gradient and the rounded parameter, to the means, to what is exact. */
 template <class Grad, class Mean, class Exact> struct Adam {
     int64_t n;
@@ -127,6 +173,18 @@ template <class Type> static Changed<Type> changed(const lmoe_args *a, int i)
     return {in_of<Type>(a, i), access<typename Type::Out>(&a->in[i])};
 }
 
+/* The master, or else the parameter. */
+template <class Type> static Changed<Type> exact(const lmoe_args *a)
+{
+    return changed<Type>(a, (bool)floats(a, MASTER) ? MASTER : PARAM);
+}
+
+template <> Changed<HalvesType> exact<HalvesType>(const lmoe_args *a)
+{
+    Halves h = {(uint16_t *)a->in[PARAM].data, (uint16_t *)a->in[MASTER].data};
+    return {h, h};
+}
+
 template <class Grad, class Mean, class Exact> static lmoe_status run_adamw(const lmoe_args *a)
 {
     const lmoe_adamw_attrs *o = (const lmoe_adamw_attrs *)a->attrs;
@@ -138,11 +196,11 @@ template <class Grad, class Mean, class Exact> static lmoe_status run_adamw(cons
                                  (float)log(o->beta2),
                                  (float)o->eps,
                                  (float)o->weight_decay};
-    bool has_master = (bool)floats(a, MASTER);
-    w.exact = changed<Exact>(a, has_master ? MASTER : PARAM);
+    bool rounds = cuda_at(a->in, a->n_in, MASTER)->dtype == LMOE_F32;
+    w.exact = exact<Exact>(a);
     w.m = changed<Mean>(a, M);
     w.v = changed<Mean>(a, V);
-    if (has_master) w.rounded = access<typename Grad::Out>(&a->in[PARAM]);
+    if (rounds) w.rounded = access<typename Grad::Out>(&a->in[PARAM]);
     w.grad = in_of<Grad>(a, GRAD);
     w.norm = input<float>(a, NORM);
     w.lr = input<float>(a, LR);
@@ -154,7 +212,11 @@ template <class Grad, class Mean, class Exact> static lmoe_status run_adamw(cons
 static lmoe_status launch_adamw(const lmoe_args *a)
 {
     bool packs = lmoe_buf_count(&a->in[PARAM]) % PACK == 0, master = (bool)floats(a, MASTER);
+    bool halves = cuda_at(a->in, a->n_in, MASTER)->dtype == LMOE_U16;
     bool narrow = packs && master && cuda_is_bf16(&a->in[PARAM]) && cuda_is_bf16(&a->in[GRAD]);
+    if (halves && narrow && cuda_is_bf16(&a->in[M]) && cuda_is_bf16(&a->in[V]))
+        return run_adamw<NarrowType, NarrowType, HalvesType>(a);
+    if (halves) return run_adamw<AnyType, AnyType, HalvesType>(a);
     if (narrow && cuda_is_bf16(&a->in[M]) && cuda_is_bf16(&a->in[V]))
         return run_adamw<NarrowType, NarrowType, WideType>(a);
     if (narrow && cuda_is_f32(&a->in[M]) && cuda_is_f32(&a->in[V]))

@@ -58,13 +58,14 @@ typedef enum lmoe_dtype {
     LMOE_F16 = 4,
     LMOE_I32 = 5,
     LMOE_I64 = 6,
-    LMOE_U8 = 7
+    LMOE_U8 = 7,
+    LMOE_U16 = 8
 } lmoe_dtype;
 
 /* Bytes of one element; 0 for LMOE_NONE. */
 static inline size_t lmoe_dtype_bytes(lmoe_dtype d)
 {
-    static const unsigned char bytes[] = {0, 4, 8, 2, 2, 4, 8, 1};
+    static const unsigned char bytes[] = {0, 4, 8, 2, 2, 4, 8, 1, 2};
     return (unsigned)d < sizeof bytes ? bytes[d] : 0;
 }
 

@@ -110,7 +110,7 @@ static inline const char *lmoe_exchange_text(char *buf, size_t n, const lmoe_exc
                                              int64_t number)
 {
     static const char *const reductions[] = {"sum", "max", "min", "unknown reduction"};
-    static const char *const dtypes[] = {"none", "f32", "f64", "bf16", "f16", "i32", "i64", "u8"};
+    static const char *const dtypes[] = {"none", "f32", "f64", "bf16", "f16", "i32", "i64", "u8", "u16"};
     const char *name = lmoe_exchange_name(e);
     const char *dtype = (unsigned)e->dtype < sizeof dtypes / sizeof *dtypes ? dtypes[e->dtype]
                                                                             : "of an unknown dtype";
@@ -207,6 +207,7 @@ LMOE_REDUCE_(lmoe_reduce_f16_, uint16_t, float, lmoe_half_to_float, lmoe_float_t
 LMOE_REDUCE_(lmoe_reduce_i32_, int32_t, int32_t, LMOE_SAME_, LMOE_SAME_, LMOE_WRAP_)
 LMOE_REDUCE_(lmoe_reduce_i64_, int64_t, int64_t, LMOE_SAME_, LMOE_SAME_, LMOE_WRAP_)
 LMOE_REDUCE_(lmoe_reduce_u8_, uint8_t, uint8_t, LMOE_SAME_, LMOE_SAME_, LMOE_WRAP_)
+LMOE_REDUCE_(lmoe_reduce_u16_, uint16_t, uint16_t, LMOE_SAME_, LMOE_SAME_, LMOE_WRAP_)
 
 /* Elements at ... at + count - 1 of n buffers are reduced in the order of the buffers, and written
  * from element `put` on to each of m buffers, which may be among those of `from` if put = at. f32
@@ -227,6 +228,7 @@ static inline void lmoe_reduce_ordered(const void *const *from, int32_t n, int64
         case LMOE_I32: lmoe_reduce_i32_(from, n, a, to, m, p, k, op); break;
         case LMOE_I64: lmoe_reduce_i64_(from, n, a, to, m, p, k, op); break;
         case LMOE_U8: lmoe_reduce_u8_(from, n, a, to, m, p, k, op); break;
+        case LMOE_U16: lmoe_reduce_u16_(from, n, a, to, m, p, k, op); break;
         case LMOE_NONE: break;
         }
     }

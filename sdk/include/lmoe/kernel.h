@@ -86,6 +86,31 @@ static inline uint16_t lmoe_float_to_bf16(float f)
     return (uint16_t)((w + 0x7fffu + ((w >> 16) & 1u)) >> 16);
 }
 
+/* f32 in two halves: one of bf16, rounded to nearest (away from zero where both are as near), and the
+ * 16 bits that complete it; together they are f again. */
+static inline uint16_t lmoe_upper_half(float f)
+{
+    uint32_t w;
+    memcpy(&w, &f, 4);
+    if ((w & 0x7fffffffu) > 0x7f800000u) return (uint16_t)((w >> 16) | 0x40u);
+    return (uint16_t)((w + 0x8000u) >> 16);
+}
+
+static inline uint16_t lmoe_lower_half(float f)
+{
+    uint32_t w;
+    memcpy(&w, &f, 4);
+    return (uint16_t)w;
+}
+
+static inline float lmoe_join_halves(uint16_t upper, uint16_t lower)
+{
+    uint32_t w = ((uint32_t)upper << 16 | lower) - ((uint32_t)(lower >> 15) << 16);
+    float f;
+    memcpy(&f, &w, 4);
+    return f;
+}
+
 /* Element i (row-major). f16 is not read by references. */
 static inline double lmoe_get(const lmoe_buf *b, int64_t i)
 {
@@ -96,6 +121,7 @@ static inline double lmoe_get(const lmoe_buf *b, int64_t i)
     case LMOE_I32: return ((const int32_t *)b->data)[i];
     case LMOE_I64: return (double)((const int64_t *)b->data)[i];
     case LMOE_U8: return ((const uint8_t *)b->data)[i];
+    case LMOE_U16: return ((const uint16_t *)b->data)[i];
     default: return 0;
     }
 }
@@ -109,6 +135,7 @@ static inline void lmoe_put(const lmoe_buf *b, int64_t i, double x)
     case LMOE_I32: ((int32_t *)b->data)[i] = (int32_t)x; break;
     case LMOE_I64: ((int64_t *)b->data)[i] = (int64_t)x; break;
     case LMOE_U8: ((uint8_t *)b->data)[i] = (uint8_t)x; break;
+    case LMOE_U16: ((uint16_t *)b->data)[i] = (uint16_t)x; break;
     default: break;
     }
 }

@@ -776,6 +776,18 @@ static inline lmoe_tensor lmoe_grouped_linear_at(lmoe_trace *t, const char *file
 #define lmoe_grouped_linear(t, rows, weight, offsets) \
     lmoe_grouped_linear_at((t), LMOE_HERE, (rows), (weight), (offsets))
 
+/* ---- initial/1: like (its shape) -> what elements first, first + 1, ... of a weight begin with
+ * kind: lmoe_init_kind, with the deviation (b) and the weight's sizes filled in: `count` elements,
+ * the last two axes `rows` and `columns`. Value i is a function of (seed, stream, i): lmoe/random.h.
+ * part: the value, or a half of it as f32: lmoe_upper_half (bf16), lmoe_lower_half (u16). */
+enum { LMOE_INITIAL_WHOLE = 0, LMOE_INITIAL_UPPER = 1, LMOE_INITIAL_LOWER = 2 };
+
+typedef struct lmoe_initial_attrs {
+    int64_t seed, stream, first, count, rows, columns;
+    double a, b, c;
+    int32_t kind, part;
+} lmoe_initial_attrs;
+
 /* ---- training
  * sum_squares/1  x -> scalar in the state dtype
  * accumulate/1   (buffer MUTATES, x): buffer += x
@@ -784,7 +796,8 @@ static inline lmoe_tensor lmoe_grouped_linear_at(lmoe_trace *t, const char *file
  *   g = grad * min(1, clip / norm) (clip 0: no clipping); nothing is changed when norm is not finite
  *   m = beta1 m + (1-beta1) g        v = beta2 v + (1-beta2) g^2
  *   param -= lr * ( m/(1-beta1^step) / (sqrt(v/(1-beta2^step)) + eps) + weight_decay * param )
- *   with a master (state dtype), that takes param's place, and param becomes its rounding */
+ *   with a master (state dtype), that takes param's place, and param becomes its rounding;
+ *   a master in u16 is the lower half of one in f32, and param, in bf16, the upper one */
 static inline lmoe_tensor lmoe_accumulate_at(lmoe_trace *t, const char *file, int line,
                                              lmoe_tensor buffer, lmoe_tensor x)
 {
