@@ -17,7 +17,8 @@ static const char usage[] =
     "       lmoe bench experts [TOKENS EXPERTS TOP_K EMBED HIDDEN [SKEW]]\n"
     "       lmoe bench scans [SEQ LONG]\n"
     "       lmoe bench step FILE [--set section.key=value]... [--steps N]\n"
-    "options of all but the last:\n"
+    "       lmoe bench decode FILE [--set section.key=value]... [--steps N] [--context N]\n"
+    "options of all but the last two:\n"
     "  --device CLASS     device whose kernels are meant (device/cpu)\n"
     "  --plugin-path DIR  folders searched for its plugin first, separated by ':'\n"
     "  --plugin FILE      a plugin whose ops and kernels are meant too\n"
@@ -241,6 +242,8 @@ int lmoe__cli_bench(lmoe_ctx *ctx, int argc, char **argv)
     request q;
     if (argc > 1 && strcmp(argv[1], "step") == 0)
         return lmoe__cli_bench_step(ctx, argc - 1, argv + 1);
+    if (argc > 1 && strcmp(argv[1], "decode") == 0)
+        return lmoe__cli_bench_decode(ctx, argc - 1, argv + 1);
     if (argc > 1 && strcmp(argv[1], "--help") == 0) return fputs(usage, stdout) == EOF;
     const char *wrong = read_request(argc, argv, &q);
     if (wrong) {

@@ -24,6 +24,7 @@ int lmoe__cli_plugin_new(lmoe_ctx *ctx, int argc,
                          char **argv); /* of lmoe plugin: what follows `new` */
 int lmoe__cli_bench(lmoe_ctx *ctx, int argc, char **argv);
 int lmoe__cli_bench_step(lmoe_ctx *ctx, int argc, char **argv); /* of lmoe bench */
+int lmoe__cli_bench_decode(lmoe_ctx *ctx, int argc, char **argv);
 
 enum { LMOE__EXIT_FAILED = 1, LMOE__EXIT_CONFIG = 2, LMOE__EXIT_SAVED = 75 };
 

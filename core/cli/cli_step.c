@@ -4,7 +4,7 @@
  */
 #include "core/bench/bench.h"
 #include "core/cli/cli.h"
-#include "core/train/setup.h"
+#include "core/cli/step.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -48,7 +48,7 @@ static void add_plan(op_time *t, int *n, const lmoe__plan *p)
     }
 }
 
-static void print_table(lmoe__engine *e)
+void lmoe__step_print_table(lmoe__engine *e)
 {
     op_time *t = calloc(256, sizeof *t);
     double all = 0;
@@ -92,7 +92,7 @@ static int by_value(const void *a, const void *b)
 }
 
 /* What was planned, and what the device says of all its users. */
-static void print_memory(const lmoe__engine *e)
+void lmoe__step_print_memory(const lmoe__engine *e)
 {
     lmoe_device_info info = {0};
     char a[32], b[32];
@@ -103,8 +103,22 @@ static void print_memory(const lmoe__engine *e)
            lmoe__bytes_text(b, sizeof b, (double)info.memory_used), info.name);
 }
 
+/* Seconds from the beginning to the end of the first step: opening the device, plans, memory and
+ * kernels, weights, the step. */
+typedef struct start_times {
+    double at[5];
+} start_times;
+
+static void print_start(const start_times *t)
+{
+    printf("start: first step done after %.2f s: device %.2f, plans and memory %.2f, weights %.2f, "
+           "step %.2f\n",
+           t->at[4] - t->at[0], t->at[1] - t->at[0], t->at[2] - t->at[1], t->at[3] - t->at[2],
+           t->at[4] - t->at[3]);
+}
+
 static lmoe_status time_steps(lmoe__engine *e, const lmoe__setup *s, lmoe__program *train,
-                              lmoe__program *update, int64_t steps)
+                              lmoe__program *update, int64_t steps, start_times *begun)
 {
     double *seconds = calloc((size_t)steps, sizeof *seconds);
     lmoe__model_shape shape = lmoe__setup_shape(s);
@@ -117,22 +131,24 @@ static lmoe_status time_steps(lmoe__engine *e, const lmoe__setup *s, lmoe__progr
         if (status == LMOE_OK) status = lmoe__program_run(e, train);
         if (status == LMOE_OK) status = lmoe__program_run(e, update);
         if (status == LMOE_OK) status = e->device->synchronize(e->dev);
+        if (i == -2) begun->at[4] = lmoe__now();
         if (i >= 0) seconds[i] = lmoe__now() - start;
     }
     if (status == LMOE_OK) {
+        print_start(begun);
         qsort(seconds, (size_t)steps, sizeof *seconds, by_value);
         double median = seconds[steps / 2], model = train->plan->flops;
         printf("step: median %.1f ms of %lld (least %.1f), %.0f tokens/s, %.1f GFLOP/s of model "
                "arithmetic\n",
                1e3 * median, (long long)steps, 1e3 * seconds[0], tokens / median,
                model / median * 1e-9);
-        print_memory(e);
+        lmoe__step_print_memory(e);
         for (int i = 0; i < e->n_programs; i++) e->programs[i]->plan->profile = true;
         for (int i = 0; status == LMOE_OK && i < 3; i++) {
             status = lmoe__program_run(e, train);
             if (status == LMOE_OK) status = lmoe__program_run(e, update);
         }
-        if (status == LMOE_OK) print_table(e);
+        if (status == LMOE_OK) lmoe__step_print_table(e);
     }
     free(seconds);
     return status;
@@ -145,14 +161,20 @@ static lmoe_status bench(lmoe_ctx *ctx, const lmoe__setup *s, int64_t steps)
     lmoe__model_shape shape = lmoe__setup_shape(s);
     const lmoe__optimiser o = lmoe__setup_optimiser(s);
     void *dev = NULL;
+    start_times begun = {.at = {lmoe__now()}};
     ctx->team = lmoe__team_new(s->device->threads ? s->device->threads(s->device_options) : 1);
     lmoe_status status = s->device->open(ctx, s->device_options, &dev);
+    begun.at[1] = lmoe__now();
     if (status == LMOE_OK)
         status = lmoe__engine_init(&e, ctx, &s->model, NULL, s->device, dev, lmoe__setup_dtype(s));
     if (status == LMOE_OK) status = lmoe__engine_program(&e, LMOE__TRAIN_FIRST, &shape, &train);
     if (status == LMOE_OK) status = lmoe__engine_update_program(&e, &o, &update);
     if (status == LMOE_OK) status = lmoe__engine_bind(&e);
+    if (status == LMOE_OK) status = s->device->synchronize(dev);
+    begun.at[2] = lmoe__now();
     if (status == LMOE_OK) status = lmoe__engine_init_weights(&e, 1);
+    if (status == LMOE_OK) status = s->device->synchronize(dev);
+    begun.at[3] = lmoe__now();
     if (status == LMOE_OK) status = set_random(&e, s, train);
     if (status == LMOE_OK && strcmp(s->device->device, "cpu") == 0) {
         lmoe__bench b = {.ctx = ctx,
@@ -162,7 +184,7 @@ static lmoe_status bench(lmoe_ctx *ctx, const lmoe__setup *s, int64_t steps)
                          .out = stdout};
         status = lmoe__bench_gemm(&b, 0, 0, 0);
     }
-    if (status == LMOE_OK) status = time_steps(&e, s, train, update, steps);
+    if (status == LMOE_OK) status = time_steps(&e, s, train, update, steps, &begun);
     if (e.arena) lmoe__engine_free(&e);
     if (dev) s->device->close(dev);
     lmoe__team_free(ctx->team);

@@ -271,6 +271,10 @@ lmoe_status lmoe__engine_update_program(lmoe__engine *e, const lmoe__optimiser *
     if (e->pipe_axis >= 0) squares = sum_over_stages(e, &t, squares);
     lmoe_tensor norm = lmoe_map(&t, squares, LMOE_MAP_SQRT);
     lmoe__trace_result(&t, norm, "out:grad_norm");
+    /* who does not look at every step sees in the sum whether any was not finite */
+    lmoe_desc scalar = {.dtype = state};
+    lmoe_tensor sum = {lmoe__graph_enter(t.graph, LMOE_VALUE_STATE, "sum:grad_norm", &scalar)};
+    lmoe_accumulate_at(&t, NULL, 0, sum, norm);
     lmoe_dtype mean = o->state != LMOE_NONE ? o->state : state;
     bool halves = e->dtype == LMOE_BF16; /* the upper ones of numbers in f32 */
     for (int i = 0; i < e->n_weights; i++) {

@@ -175,18 +175,19 @@ static lmoe_status set_micro_batch(void *user, lmoe__program *p, int micro_batch
 }
 
 /* The first n micro-batches of the batch: through the pipeline; or through `first`, and `next` from
- * the second one on. loss: their sum. */
+ * the second one on. loss: their sum; NULL (not with a pipeline): the host does not wait for it. */
 static lmoe_status run_micro_batches(lmoe__rank *r, lmoe__pipeline *pipe, lmoe__program *first,
                                      lmoe__program *next, int64_t n, double factor, double *loss)
 {
     micro_batches m = {r, factor};
-    *loss = 0;
+    if (loss) *loss = 0;
     if (pipe) return lmoe__pipeline_run(pipe, (int)n, set_micro_batch, &m, loss);
     for (int64_t i = 0; i < n; i++) {
         lmoe__program *p = i == 0 ? first : next;
         double x = 0;
         LMOE_TRY(set_micro_batch(&m, p, (int)i));
         LMOE_TRY(lmoe__program_run(&r->engine, p));
+        if (!loss) continue;
         lmoe__engine_read(&r->engine, "out:loss", &x, 1);
         *loss += x;
     }
@@ -222,34 +223,77 @@ static lmoe_status find_nan(lmoe__rank *r, double factor, double loss, double no
         (long long)r->done + 1, loss, norm, what[0] ? ": " : "", what);
 }
 
-static lmoe_status train_step(lmoe__rank *r, lmoe__step_result *out)
+/* Does the host look at the loss and the norm of this step? Where it need not, it goes on to the next
+ * one without waiting for the device, and sees at the next look whether all were finite. */
+static bool looks(const lmoe__rank *r)
 {
     const lmoe__train_options *t = &r->setup->train;
+    const lmoe__run_options *o = &r->setup->run;
+    int64_t step = r->done + 1;
+    bool always = r->pipe || r->balance || t->nan == LMOE__NAN_SKIP || o->minutes > 0;
+    bool evaluates = (r->eval || r->pipe_eval) && t->eval_every > 0 && step % t->eval_every == 0;
+    bool saves = o->save_every > 0 && step % o->save_every == 0;
+    return always || evaluates || saves || step >= t->steps || step % o->log_every == 0;
+}
+
+/* The sum of the norms since the last look; it begins anew. */
+static lmoe_status sum_of_norms(lmoe__rank *r, double *sum)
+{
     lmoe__engine *e = &r->engine;
-    double start = lmoe__now();
-    int64_t labels = lmoe__batch_fill(&r->ctx, &r->data, r->done * t->batch, &r->batch);
-    if (labels < 0) return (lmoe_status)labels;
-    draw_noise(r);
-    double factor = labels > 0 ? 1.0 / (double)labels : 0;
-    LMOE_TRY(run_micro_batches(r, r->pipe, r->first, r->next, t->accumulate, factor, &out->loss));
-    out->lr = lmoe__setup_lr(r->setup, r->done);
-    LMOE_TRY(lmoe__program_set_scalar(e, r->update, "in:lr", out->lr));
-    LMOE_TRY(lmoe__program_set_scalar(e, r->update, "in:step", (double)(r->done + 1)));
-    LMOE_TRY(lmoe__program_run(e, r->update));
-    lmoe__engine_read(e, "out:grad_norm", &out->grad_norm, 1);
+    lmoe__buffer *b = lmoe__store_find(&e->store, "sum:grad_norm");
+    lmoe__engine_read(e, "sum:grad_norm", sum, 1);
+    return e->device->zero(e->dev, b->data, (size_t)lmoe_desc_bytes(&b->desc));
+}
+
+static lmoe_status look(lmoe__rank *r, double factor, lmoe__step_result *out)
+{
+    const lmoe__train_options *t = &r->setup->train;
+    double sum;
+    lmoe__engine_read(&r->engine, "out:grad_norm", &out->grad_norm, 1);
+    LMOE_TRY(sum_of_norms(r, &sum));
     if (!isfinite(out->loss) || !isfinite(out->grad_norm)) {
         if (t->nan == LMOE__NAN_ABORT) return find_nan(r, factor, out->loss, out->grad_norm);
         lmoe__log(&r->ctx, LMOE_LOG_WARN, "step %lld left out: loss %g, gradient norm %g",
                   (long long)r->done + 1, out->loss, out->grad_norm);
+    } else if (!isfinite(sum)) {
+        return lmoe_error(&r->ctx, LMOE_E_NUMERIC,
+                          "a gradient was not finite in one of the steps %lld to %lld, which "
+                          "has changed nothing. A lower [train] lr or clip may help; with [run] "
+                          "log_every = 1 the step and the op are named",
+                          (long long)r->done + 1 - r->unseen, (long long)r->done);
     } else if (r->balance) {
-        LMOE_TRY(lmoe__program_run(e, r->balance));
+        LMOE_TRY(lmoe__program_run(&r->engine, r->balance));
     }
+    return LMOE_OK;
+}
+
+/* out->seconds: mean of the steps since the last look, 0 without a look. */
+static lmoe_status train_step(lmoe__rank *r, lmoe__step_result *out)
+{
+    const lmoe__train_options *t = &r->setup->train;
+    lmoe__engine *e = &r->engine;
+    const bool looked = looks(r);
+    if (r->unseen == 0) r->unseen_since = lmoe__now();
+    int64_t labels = lmoe__batch_fill(&r->ctx, &r->data, r->done * t->batch, &r->batch);
+    if (labels < 0) return (lmoe_status)labels;
+    draw_noise(r);
+    double factor = labels > 0 ? 1.0 / (double)labels : 0;
+    LMOE_TRY(run_micro_batches(r, r->pipe, r->first, r->next, t->accumulate, factor,
+                               looked ? &out->loss : NULL));
+    out->lr = lmoe__setup_lr(r->setup, r->done);
+    LMOE_TRY(lmoe__program_set_scalar(e, r->update, "in:lr", out->lr));
+    LMOE_TRY(lmoe__program_set_scalar(e, r->update, "in:step", (double)(r->done + 1)));
+    LMOE_TRY(lmoe__program_run(e, r->update));
+    if (looked) LMOE_TRY(look(r, factor, out));
     r->done++;
+    r->unseen++;
     r->saved = false;
     out->step = r->done;
     out->tokens = (double)(t->batch * t->seq);
-    out->seconds = lmoe__now() - start;
     r->tokens += out->tokens;
+    if (!looked) return LMOE_OK;
+    out->seconds = (lmoe__now() - r->unseen_since) / r->unseen;
+    r->unseen = 0;
     return LMOE_OK;
 }
 
@@ -340,7 +384,7 @@ static lmoe_status loop(lmoe__rank *r)
         late = out_of_time(r);
         LMOE_TRY(lmoe__rank_any(r, &late));
         if (late || eval_due(r) || r->done % s->run.log_every == 0) lmoe__report_note(r, &out);
-        LMOE_TRY(close_step(r, &out, late));
+        if (r->unseen == 0) LMOE_TRY(close_step(r, &out, late));
         if (s->run.save_every > 0 && r->done % s->run.save_every == 0)
             LMOE_TRY(lmoe__state_save(r));
     }

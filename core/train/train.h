@@ -63,6 +63,8 @@ typedef struct lmoe__rank {
     double tokens;  /* seen */
     double best_val;
     double eval_seconds; /* of the last evaluation */
+    int unseen;          /* steps since the host last looked at a loss */
+    double unseen_since; /* when they began */
     bool stop;           /* asked to by a signal */
     bool owes_eval; /* the evaluation after step `done` is still to come: a signal cut it off */
     bool saved;     /* the state of `done` is on disk */

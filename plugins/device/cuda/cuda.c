@@ -64,10 +64,11 @@ static lmoe_status find_gpu(lmoe_ctx *ctx, int64_t index)
 
 static lmoe_status make_stages(cuda_device *d)
 {
+    LMOE_TRY(cuda_check(d, cudaMallocHost(&d->staged, (size_t)CUDA_STAGES * CUDA_STAGE_BYTES),
+                        "page-locked memory of the host"));
     for (int i = 0; i < CUDA_STAGES; i++) {
         cuda_stage *s = &d->stage[i];
-        LMOE_TRY(cuda_check(d, cudaMallocHost(&s->memory, CUDA_STAGE_BYTES),
-                            "page-locked memory of the host"));
+        s->memory = (char *)d->staged + (size_t)i * CUDA_STAGE_BYTES;
         LMOE_TRY(cuda_check(d, cudaEventCreateWithFlags(&s->free, cudaEventDisableTiming),
                             "making an event"));
     }
@@ -92,8 +93,8 @@ static void close_device(void *dev)
     cuda_blas_close(d);
     for (int i = 0; i < CUDA_STAGES; i++) {
         if (d->stage[i].free) cudaEventDestroy(d->stage[i].free);
-        cudaFreeHost(d->stage[i].memory);
     }
+    cudaFreeHost(d->staged);
     if (d->stream) cudaStreamDestroy(d->stream);
     free(d);
 }
@@ -180,7 +181,12 @@ static lmoe_status upload(void *dev, void *dst, const void *src, size_t bytes)
     while (bytes > 0) {
         cuda_stage *s = &d->stage[d->next_stage];
         size_t n = bytes < CUDA_STAGE_BYTES ? bytes : CUDA_STAGE_BYTES;
-        LMOE_TRY(cuda_check(d, cudaEventSynchronize(s->free), "copying to the GPU"));
+        cudaError_t error = cudaEventQuery(s->free);
+        if (error == cudaErrorNotReady) { /* all stages are on their way */
+            cudaGetLastError();
+            error = cudaEventSynchronize(s->free);
+        }
+        LMOE_TRY(cuda_check(d, error, "copying to the GPU"));
         memcpy(s->memory, src, n);
         LMOE_TRY(cuda_check(d,
                             cudaMemcpyAsync(dst, s->memory, n, cudaMemcpyHostToDevice, d->stream),

@@ -9,7 +9,9 @@
 #include <cublas_v2.h>
 #include <cuda.h>
 
-enum { CUDA_STAGES = 2, CUDA_STAGE_BYTES = 1 << 20 };
+/* So many that the inputs of several steps can be on their way: the host need not wait for a step to
+ * prepare the next ones. */
+enum { CUDA_STAGES = 64, CUDA_STAGE_BYTES = 1 << 18 };
 
 /* Page-locked memory through which the host's data goes; `free` passes when it was copied. */
 typedef struct cuda_stage {
@@ -39,6 +41,7 @@ typedef struct cuda_device {
     lmoe_ctx *ctx; /* of open() */
     int index;
     cudaStream_t stream;
+    void *staged; /* the memory of all stages */
     cuda_stage stage[CUDA_STAGES];
     int next_stage;
     cuda_blas blas;
