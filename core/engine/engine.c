@@ -389,16 +389,6 @@ static drawn drawn_of(const drawing *d, void *data, int64_t first, int64_t n)
     return p;
 }
 
-static void draw_part(void *arg, int64_t begin, int64_t end, int thread)
-{
-    drawn p = *(const drawn *)arg;
-    p.attrs.first += begin;
-    p.buf.data = (char *)p.buf.data + (size_t)begin * lmoe_dtype_bytes(p.buf.dtype);
-    p.buf.dim[0] = end - begin;
-    lmoe_args a = {.attrs = &p.attrs, .n_out = 1, .out = &p.buf};
-    lmoe__op_initial.reference(&a);
-}
-
 /* On the host in pieces: memory for a whole weight would be more than was planned. */
 static lmoe_status draw_run(void *user, int64_t in_box, int64_t in_whole, int64_t count)
 {
@@ -413,8 +403,7 @@ static lmoe_status draw_run(void *user, int64_t in_box, int64_t in_whole, int64_
     }
     for (int64_t i = 0; i < count; i += INIT_PIECE) {
         int64_t n = count - i < INIT_PIECE ? count - i : INIT_PIECE;
-        drawn p = drawn_of(d, d->host, in_whole + i, n);
-        lmoe_parallel(e->ctx, n, 1024, draw_part, &p);
+        lmoe__initial_draw(e->ctx, &d->attrs, d->buffer->desc.dtype, in_whole + i, n, d->host);
         LMOE_TRY(e->device->upload(e->dev, to + (size_t)i * item, d->host, (size_t)n * item));
     }
     return LMOE_OK;
@@ -517,7 +506,14 @@ int64_t lmoe__engine_read(lmoe__engine *e, const char *name, double *out, int64_
     }
     lmoe_buf host = {.data = e->scratch, .dtype = b->desc.dtype};
     if (e->device->download(e->dev, host.data, b->data, bytes) != LMOE_OK) count = -1;
-    for (int64_t i = 0; i < count && i < n; i++) out[i] = lmoe_get(&host, i);
+    if (count < n) n = count;
+    if (b->desc.dtype == LMOE_F32) /* logits are many */
+        for (int64_t i = 0; i < n; i++) out[i] = ((const float *)host.data)[i];
+    else if (b->desc.dtype == LMOE_BF16)
+        for (int64_t i = 0; i < n; i++)
+            out[i] = lmoe_bf16_to_float(((const uint16_t *)host.data)[i]);
+    else
+        for (int64_t i = 0; i < n; i++) out[i] = lmoe_get(&host, i);
     return count;
 }
 

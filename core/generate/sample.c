@@ -26,18 +26,35 @@ static void sift(int32_t *heap, int64_t n, int64_t i, const double *w)
     }
 }
 
+/* The first of the largest numbers. Several are looked for at a time, as each step of one search waits
+ * for the step before. */
+static int32_t first_largest(const double *x, int64_t n)
+{
+    enum { LANES = 8 };
+    int64_t at[LANES] = {0}, best = 0;
+    double most[LANES];
+    for (int l = 0; l < LANES; l++) most[l] = x[0];
+    for (int64_t i = 0; i + LANES <= n; i += LANES) {
+        for (int l = 0; l < LANES; l++) {
+            bool more = x[i + l] > most[l];
+            most[l] = more ? x[i + l] : most[l];
+            at[l] = more ? i + l : at[l];
+        }
+    }
+    for (int l = 0; l < LANES; l++)
+        if (x[at[l]] > x[best] || (x[at[l]] == x[best] && at[l] < best)) best = at[l];
+    for (int64_t i = n / LANES * LANES; i < n; i++)
+        if (x[i] > x[best]) best = i;
+    return (int32_t)best;
+}
+
 int32_t lmoe__generator_sample(lmoe__generator *g, const lmoe__sampling *s)
 {
     int64_t n = g->vocab, taken = 0;
     int32_t *heap = g->order;
-    double *w = g->weight, most = g->logits[0], total = 0, kept = 0;
-    int32_t likeliest = 0;
-    for (int64_t i = 1; i < n; i++) {
-        if (g->logits[i] > most) {
-            most = g->logits[i];
-            likeliest = (int32_t)i;
-        }
-    }
+    double *w = g->weight, total = 0, kept = 0;
+    const int32_t likeliest = first_largest(g->logits, n);
+    const double most = g->logits[likeliest];
     if (s->temperature <= 0) return likeliest;
     for (int64_t i = 0; i < n; i++) {
         w[i] = exp((g->logits[i] - most) / s->temperature);

@@ -341,9 +341,33 @@ static void set_waits(planner *p, lmoe__plan *plan)
     }
 }
 
+/* Weights that no node of the plan changes. */
+static uint64_t constants_of(const planner *p, const lmoe__node *n, const bool *changed)
+{
+    uint64_t bits = 0;
+    for (int k = 0; k < n->n_in; k++) {
+        int32_t v = n->in[k];
+        if (v && p->g->values[v].kind == LMOE_VALUE_PARAM && !changed[v]) bits |= (uint64_t)1 << k;
+    }
+    return bits;
+}
+
+static bool *find_changed(planner *p, lmoe__arena *arena)
+{
+    const lmoe__graph *g = p->g;
+    bool *changed = LMOE_NEW_N(arena, bool, g->n_values);
+    for (int i = 0; i < g->n_nodes; i++) {
+        const lmoe__node *n = &g->nodes[i];
+        for (int k = 0; k < n->n_in; k++)
+            changed[n->in[k]] |= (n->op->inputs[k].flags & LMOE_PORT_MUTATES) != 0;
+    }
+    return changed;
+}
+
 static lmoe_status make_steps(planner *p, lmoe__plan *plan)
 {
     lmoe__graph *g = p->g;
+    const bool *changed = find_changed(p, plan->arena);
     plan->steps = LMOE_NEW_N(plan->arena, lmoe__step, g->n_nodes + 1);
     for (int i = 0; i < g->n_nodes; i++) {
         lmoe__node *n = &g->nodes[i];
@@ -361,6 +385,7 @@ static lmoe_status make_steps(planner *p, lmoe__plan *plan)
         s->args.in = s->bufs;
         s->args.out = s->bufs + n->n_in;
         s->args.ctx = p->ctx;
+        s->args.constant = constants_of(p, n, changed);
         LMOE_TRY(choose_kernel(p, s));
         if (s->kernel && s->kernel->workspace)
             s->args.workspace_size = (s->kernel->workspace(&s->args) + 63) / 64 * 64;

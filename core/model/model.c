@@ -5,6 +5,8 @@
 
 #include <lmoe/nn.h>
 
+#include "core/op/op.h"
+
 #include <stdlib.h>
 
 /* ---- blocks ---- */
@@ -288,6 +290,29 @@ lmoe_initial_attrs lmoe__weight_initial(const lmoe__model *m, const lmoe__weight
     if ((w->flags & LMOE_PARAM_RESIDUAL) && m->o.init_rescale)
         o.b /= sqrt(2.0 * (double)m->o.layers);
     return o;
+}
+
+typedef struct drawing {
+    lmoe_initial_attrs attrs;
+    lmoe_buf buf;
+} drawing;
+
+static void draw_part(void *arg, int64_t begin, int64_t end, int thread)
+{
+    drawing d = *(const drawing *)arg;
+    d.attrs.first += begin;
+    d.buf.data = (char *)d.buf.data + (size_t)begin * lmoe_dtype_bytes(d.buf.dtype);
+    d.buf.dim[0] = end - begin;
+    lmoe_args a = {.attrs = &d.attrs, .n_out = 1, .out = &d.buf};
+    lmoe__op_initial.reference(&a);
+}
+
+void lmoe__initial_draw(lmoe_ctx *ctx, const lmoe_initial_attrs *o, lmoe_dtype dtype, int64_t first,
+                        int64_t n, void *host)
+{
+    drawing d = {*o, {.data = host, .dtype = dtype, .rank = 1, .dim = {n}}};
+    d.attrs.first = first;
+    lmoe_parallel(ctx, n, 1024, draw_part, &d);
 }
 
 void lmoe__model_count_weights(const lmoe__model *m, const lmoe_trace *t, lmoe__model_count *c)

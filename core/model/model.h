@@ -120,6 +120,9 @@ lmoe_status lmoe__layer_trace(lmoe_trace *t, const lmoe__model *m, const lmoe__l
 
 /* What a weight begins with: the attributes of initial/1 for the whole of it. */
 lmoe_initial_attrs lmoe__weight_initial(const lmoe__model *m, const lmoe__weight *w, uint64_t seed);
+/* Its elements first ... first + n - 1 into host memory. */
+void lmoe__initial_draw(lmoe_ctx *ctx, const lmoe_initial_attrs *o, lmoe_dtype dtype, int64_t first,
+                        int64_t n, void *host);
 
 /* Numbers of parameters from a trace: all, those that a token uses, and matrix ones that a token
  * uses (for FLOPs). */

@@ -4,6 +4,7 @@
  * device/cuda gives the same bits twice. Skipped (77) where no GPU can be opened.
  */
 #include "core/generate/generate.h"
+#include "core/op/op.h"
 #include "tests/run/model.h"
 
 enum {
@@ -277,7 +278,7 @@ START_TEST(follows_for_long)
 END_TEST
 
 /* Logits after a prompt, fed in pieces: chunks, part-filled ones, and single tokens. */
-static void decode(int model, const char *device, double *logits)
+static void decode(int model, const char *device, const char *dtype, double *logits)
 {
     static const int pieces[] = {11, 1, 8, 3, 1, 13};
     lmoe_ctx ctx;
@@ -287,7 +288,7 @@ static void decode(int model, const char *device, double *logits)
     int32_t tokens[PROMPT];
     void *dev;
     random_tokens(tokens, PROMPT, VOCAB, 3);
-    read_setup(&ctx, &s, model, device, "f32");
+    read_setup(&ctx, &s, model, device, dtype);
     model_engine(&ctx, &s, &e, &dev);
     must(&ctx, lmoe__generator_init(&g, &e, 8, 64));
     must(&ctx, lmoe__engine_init_weights(&e, 5));
@@ -302,12 +303,138 @@ static void decode(int model, const char *device, double *logits)
 
 START_TEST(decodes)
 {
-    double cpu[VOCAB], cuda[VOCAB];
-    decode(_i, "device/cpu", cpu);
-    decode(_i, "device/cuda", cuda);
-    double d = distance(cuda, cpu, VOCAB);
-    printf("model %d: logits after %d tokens differ by %.2g\n", _i, PROMPT, d);
+    double cpu[VOCAB], cuda[VOCAB], narrow[VOCAB];
+    decode(_i, "device/cpu", "f32", cpu);
+    decode(_i, "device/cuda", "f32", cuda);
+    decode(_i, "device/cuda", "bf16", narrow);
+    double d = distance(cuda, cpu, VOCAB), b = distance(narrow, cpu, VOCAB);
+    printf("model %d: logits after %d tokens differ by %.2g, in bf16 by %.2g\n", _i, PROMPT, d, b);
     ck_assert_msg(d < 1e-5, "logits differ by %g", d);
+    ck_assert_msg(b < 0.05, "logits in bf16 differ by %g", b);
+}
+END_TEST
+
+/* ---- what begins and what moves: bit for bit ---- */
+
+typedef struct opened {
+    lmoe_ctx ctx;
+    lmoe__setup s;
+    lmoe__engine e;
+    void *dev;
+} opened;
+
+static void open_engine(opened *o, int model, const char *device, const char *dtype)
+{
+    programs p;
+    read_setup(&o->ctx, &o->s, model, device, dtype);
+    model_engine(&o->ctx, &o->s, &o->e, &o->dev);
+    make_programs(&o->ctx, &o->s, &o->e, &p);
+}
+
+static void close_engine(opened *o)
+{
+    lmoe__engine_free(&o->e);
+    o->s.device->close(o->dev);
+    lmoe__setup_free(&o->s);
+}
+
+static void *download(opened *o, const lmoe__buffer *b)
+{
+    size_t n = (size_t)lmoe_desc_bytes(&b->desc);
+    void *host = malloc(n + 1);
+    must(&o->ctx, o->s.device->download(o->dev, host, b->data, n));
+    return host;
+}
+
+/* Weights and lower halves of masters, as the devices draw them. */
+START_TEST(draws_the_same)
+{
+    static const char *const dtypes[] = {"f32", "bf16"};
+    static opened cpu, cuda;
+    int halves = 0;
+    open_engine(&cpu, _i / 2, "device/cpu", dtypes[_i % 2]);
+    open_engine(&cuda, _i / 2, "device/cuda", dtypes[_i % 2]);
+    for (int i = 0; i < 2 * cpu.e.n_weights; i++) {
+        char name[320];
+        snprintf(name, sizeof name, "%s%s", i % 2 ? "master:" : "", cpu.e.weights[i / 2].name);
+        lmoe__buffer *a = lmoe__store_find(&cpu.e.store, name);
+        lmoe__buffer *b = lmoe__store_find(&cuda.e.store, name);
+        ck_assert(!a == !b);
+        if (!a) continue;
+        halves += i % 2;
+        void *x = download(&cpu, a), *y = download(&cuda, b);
+        ck_assert_msg(memcmp(x, y, (size_t)lmoe_desc_bytes(&a->desc)) == 0,
+                      "%s begins with other bits", name);
+        free(x);
+        free(y);
+    }
+    ck_assert(_i % 2 ? halves > 0 : halves == 0);
+    close_engine(&cpu);
+    close_engine(&cuda);
+}
+END_TEST
+
+/* One step of adamw/1 on the device, with a master in f32, or in halves. buf: 8 operands. */
+static void step_once(opened *o, lmoe_buf *buf)
+{
+    const lmoe_adamw_attrs attrs = {0.9, 0.95, 1e-8, 0.1, 1};
+    lmoe_args a = {.size = sizeof a, .attrs = &attrs, .n_in = 8, .in = buf, .ctx = &o->ctx};
+    a.dev = o->dev;
+    a.stream = o->s.device->stream(o->dev);
+    const lmoe_kernel *k = lmoe__kernel_of(o->s.device, &lmoe__op_adamw, &a);
+    ck_assert(k != NULL);
+    must(&o->ctx, k->launch(&a));
+}
+
+static void put_buf(opened *o, lmoe_buf *b, lmoe_dtype dtype, int64_t n, const void *host)
+{
+    *b = (lmoe_buf){.dtype = dtype, .rank = n > 1, .dim = {n}};
+    must(&o->ctx, o->s.device->alloc(o->dev, (size_t)n * 4, &b->data));
+    must(&o->ctx, o->s.device->upload(o->dev, b->data, host, (size_t)n * lmoe_dtype_bytes(dtype)));
+}
+
+START_TEST(halves_are_one_number)
+{
+    enum { N = 4099, MOST = 4104, NORM = 4, LR = 5, STEP = 6, MASTER = 7 };
+    static float exact[MOST], zero[MOST], after[MOST];
+    static uint16_t upper[MOST], lower[MOST], gradient[MOST];
+    static opened o;
+    const float one = 1, rate = 1e-3f;
+    const int64_t n = _i ? MOST : N; /* packs that are cut, and none */
+    lmoe_buf buf[2][8];
+    open_engine(&o, 0, "device/cuda", "bf16");
+    for (int i = 0; i < n; i++) {
+        uint32_t tie = 0x3f808000u + ((uint32_t)i << 15);
+        exact[i] = (float)lmoe__normal(3, 1, (uint64_t)i);
+        if (i % 3 == 0) memcpy(&exact[i], &tie, 4);
+        gradient[i] = lmoe_float_to_bf16((float)lmoe__normal(3, 2, (uint64_t)i));
+        upper[i] = lmoe_upper_half(exact[i]);
+        lower[i] = lmoe_lower_half(exact[i]);
+    }
+    for (int side = 0; side < 2; side++) {
+        lmoe_buf *b = buf[side];
+        put_buf(&o, &b[0], LMOE_BF16, n, upper);
+        put_buf(&o, &b[1], LMOE_BF16, n, gradient);
+        put_buf(&o, &b[2], LMOE_BF16, n, zero);
+        put_buf(&o, &b[3], LMOE_BF16, n, zero);
+        put_buf(&o, &b[NORM], LMOE_F32, 1, &one);
+        put_buf(&o, &b[LR], LMOE_F32, 1, &rate);
+        put_buf(&o, &b[STEP], LMOE_F32, 1, &one);
+        put_buf(&o, &b[MASTER], side ? LMOE_U16 : LMOE_F32, n, side ? (void *)lower : exact);
+        for (int i = 0; i < 5; i++) step_once(&o, b);
+    }
+    const lmoe_device *d = o.s.device;
+    must(&o.ctx, d->download(o.dev, after, buf[0][MASTER].data, (size_t)n * 4));
+    must(&o.ctx, d->download(o.dev, upper, buf[1][0].data, (size_t)n * 2));
+    must(&o.ctx, d->download(o.dev, lower, buf[1][MASTER].data, (size_t)n * 2));
+    for (int i = 0; i < n; i++) {
+        float joined = lmoe_join_halves(upper[i], lower[i]);
+        ck_assert_msg(memcmp(&joined, &after[i], 4) == 0 && after[i] != exact[i],
+                      "element %d: %.9g, in halves %.9g, before %.9g", i, after[i], joined,
+                      exact[i]);
+    }
+    for (int i = 0; i < 16; i++) d->free(o.dev, buf[i / 8][i % 8].data);
+    close_engine(&o);
 }
 END_TEST
 
@@ -340,6 +467,8 @@ int main(void)
     tcase_add_loop_test(t, follows, 0, MODELS);
     tcase_add_loop_test(t, follows_for_long, 0, 3); /* at the last one's rate little is learnt */
     tcase_add_loop_test(t, decodes, 0, MODELS);
+    tcase_add_loop_test(t, draws_the_same, 0, 2 * MODELS);
+    tcase_add_loop_test(t, halves_are_one_number, 0, 2);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
     srunner_set_fork_status(r, CK_NOFORK);

@@ -101,6 +101,7 @@ static cudaDataType_t type_of(lmoe_dtype d)
 lmoe_status cuda_gemm(const lmoe_args *a, const cuda_product *p)
 {
     cuda_device *d = a->dev;
+    cuda_stream(a);
     const float one = 1.0f;
     cudaDataType_t from = type_of(p->from);
     cublasStatus_t status = d->blas.gemm(

@@ -225,10 +225,33 @@ static lmoe_status zero(void *dev, void *dst, size_t bytes)
 
 /* ---- capture ---- */
 
+static void launch_small(cuda_device *d)
+{
+    if (d->small.count == 0) return;
+    cuda_launch_sequence(d->stream, d->major >= 9, &d->small);
+    d->small.count = 0;
+}
+
+cudaStream_t cuda_stream(const lmoe_args *a)
+{
+    launch_small(a->dev);
+    return a->stream;
+}
+
+lmoe_status cuda_collect(const lmoe_args *a, const cuda_small *op)
+{
+    cuda_device *d = a->dev;
+    if (d->small.count == CUDA_MOST_SMALL) launch_small(d);
+    d->small.op[d->small.count++] = *op;
+    if (!d->capturing) launch_small(d);
+    return cuda_launched(a);
+}
+
 static lmoe_status capture_begin(void *dev)
 {
     cuda_device *d = dev;
     cudaSetDevice(d->index);
+    d->capturing = 1;
     return cuda_check(d, cudaStreamBeginCapture(d->stream, cudaStreamCaptureModeThreadLocal),
                       "launches cannot be captured");
 }
@@ -238,6 +261,8 @@ static lmoe_status capture_end(void *dev, void **graph)
     cuda_device *d = dev;
     cudaGraph_t recorded = NULL;
     cudaGraphExec_t made = NULL;
+    launch_small(d);
+    d->capturing = 0;
     LMOE_TRY(cuda_check(d, cudaStreamEndCapture(d->stream, &recorded),
                         "launches could not be captured"));
     lmoe_status status = cuda_check(d, cudaGraphInstantiate(&made, recorded, 0),

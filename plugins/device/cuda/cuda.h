@@ -26,6 +26,9 @@ struct CUtensorMap_st;
 extern "C" {
 #endif
 
+/* The stream, for one launch: with all that was collected before on it (sequence.h). */
+cudaStream_t cuda_stream(const lmoe_args *a);
+
 /* The error of the launches of this call, if any, in words. */
 lmoe_status cuda_launched(const lmoe_args *a);
 
@@ -100,6 +103,12 @@ int cuda_multiprocessors(const lmoe_args *a);
                                              NULL,                                            \
                                              launch_,                                         \
                                              NULL};
+
+/* Operand i is a weight that nothing in the plan changes. */
+static inline int cuda_is_constant(const lmoe_args *a, int i)
+{
+    return a->size >= sizeof *a && (a->constant >> i & 1);
+}
 
 static inline int cuda_is_f32(const lmoe_buf *b)
 {

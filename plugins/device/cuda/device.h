@@ -5,6 +5,7 @@
 #define CUDA_DEVICE_H
 
 #include "cuda.h"
+#include "sequence.h"
 
 #include <cublas_v2.h>
 #include <cuda.h>
@@ -45,6 +46,8 @@ typedef struct cuda_device {
     cuda_stage stage[CUDA_STAGES];
     int next_stage;
     cuda_blas blas;
+    int capturing;
+    cuda_sequence small; /* ops that were collected while capturing */
     int multiprocessors, major;
     /* the driver's cuTensorMapEncodeTiled; NULL: there is none */
     CUresult (*encode)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *,

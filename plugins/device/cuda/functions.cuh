@@ -28,6 +28,9 @@ static __device__ inline float map_function(int fn, float x)
     case LMOE_MAP_GELU: return x * sigmoid(gelu_argument(x));
     case LMOE_MAP_SQRT: return sqrtf(x);
     case LMOE_MAP_ONEMEXP: return -expm1f(x);
+    case LMOE_MAP_SIN: return sinf(x);
+    case LMOE_MAP_COS: return cosf(x);
+    case LMOE_MAP_GELU_ERF: return x * normcdff(x);
     default: return x > -0.7f ? logf(-expm1f(x)) : log1pf(-expf(x)); /* LMOE_MAP_LOG1MEXP */
     }
 }

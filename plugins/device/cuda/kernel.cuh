@@ -13,7 +13,7 @@ enum { WARP = 32, THREADS = 256, ROWS = 8 /* rows of a block, where a warp does 
 
 static inline cudaStream_t stream_of(const lmoe_args *a)
 {
-    return (cudaStream_t)a->stream;
+    return cuda_stream(a);
 }
 
 /* Data of operand or result i; NULL if it is absent. */

@@ -2,13 +2,7 @@
  * plugins/device/cuda/map.cu: element-wise functions and their derivatives: map/1, map_grad/1,
  * swiglu/1, swiglu_grad/1. Results may lie over operands.
  */
-#include "kernel.cuh"
-
-/* The tanh form of gelu is x sigmoid(2 u), u = sqrt(2/pi) (x + 0.044715 x^3). */
-static __device__ float gelu_argument(float x)
-{
-    return 1.59576912f * (x + 0.044715f * x * x * x);
-}
+#include "functions.cuh"
 
 static __device__ float gelu_slope(float x)
 {
@@ -21,26 +15,6 @@ static __device__ float tanh_slope(float x)
 {
     float e = expf(-2.0f * fabsf(x)), d = 1.0f + e;
     return 4.0f * e / (d * d);
-}
-
-static __device__ float function(int fn, float x)
-{
-    switch (fn) {
-    case LMOE_MAP_SILU: return silu(x);
-    case LMOE_MAP_SIGMOID: return sigmoid(x);
-    case LMOE_MAP_LOGSIGMOID: return fminf(x, 0.0f) - log1pf(expf(-fabsf(x)));
-    case LMOE_MAP_EXP: return expf(x);
-    case LMOE_MAP_LOG: return logf(x);
-    case LMOE_MAP_RELU: return x > 0.0f ? x : 0.0f;
-    case LMOE_MAP_ELU1: return x > 0.0f ? x + 1.0f : expf(x);
-    case LMOE_MAP_SOFTPLUS: return fmaxf(x, 0.0f) + log1pf(expf(-fabsf(x)));
-    case LMOE_MAP_TANH: return tanhf(x);
-    case LMOE_MAP_SQUARE: return x * x;
-    case LMOE_MAP_GELU: return x * sigmoid(gelu_argument(x));
-    case LMOE_MAP_SQRT: return sqrtf(x);
-    case LMOE_MAP_ONEMEXP: return -expm1f(x);
-    default: return x > -0.7f ? logf(-expm1f(x)) : log1pf(-expf(x)); /* LMOE_MAP_LOG1MEXP */
-    }
 }
 
 static __device__ float slope(int fn, float x)
@@ -59,6 +33,9 @@ static __device__ float slope(int fn, float x)
     case LMOE_MAP_GELU: return gelu_slope(x);
     case LMOE_MAP_SQRT: return 0.5f / sqrtf(x);
     case LMOE_MAP_ONEMEXP: return -expf(x);
+    case LMOE_MAP_SIN: return cosf(x);
+    case LMOE_MAP_COS: return -sinf(x);
+    case LMOE_MAP_GELU_ERF: return normcdff(x) + x * 0.39894228f * expf(-0.5f * x * x);
     default: return -1.0f / fmaxf(expm1f(-x), 1e-30f); /* LMOE_MAP_LOG1MEXP */
     }
 }
@@ -71,7 +48,7 @@ template <class Type> struct Map {
     __device__ void operator()(int64_t i, int m) const
     {
         Pack p = x.pack(i, m);
-        for (int k = 0; k < PACK; k++) p.x[k] = function(fn, p.x[k]);
+        for (int k = 0; k < PACK; k++) p.x[k] = map_function(fn, p.x[k]);
         y.pack(i, m, p);
     }
 };
@@ -96,7 +73,7 @@ static int fn_of(const lmoe_args *a)
 
 static int can(const lmoe_args *a)
 {
-    return cuda_floats(a) && fn_of(a) >= 0 && fn_of(a) <= LMOE_MAP_LOG1MEXP;
+    return cuda_floats(a) && fn_of(a) >= 0 && fn_of(a) <= LMOE_MAP_GELU_ERF;
 }
 
 template <class Type> static lmoe_status run(const lmoe_args *a)

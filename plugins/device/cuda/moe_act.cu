@@ -2,26 +2,9 @@
  * plugins/device/cuda/moe_act.cu: expert_act/1, scale f(gate) up row by row, and its derivative; a
  * warp does a row. Results may lie over operands: an element is read before it is written.
  */
-#include "kernel.cuh"
+#include "functions.cuh"
 
 enum { GATE, UP, SCALE, DH };
-
-/* f(x) and its slope */
-template <int FN> static __device__ inline float function(float x, float *slope)
-{
-    if (FN == LMOE_ACT_RELU2) {
-        float y = fmaxf(x, 0.0f);
-        *slope = 2.0f * y;
-        return y * y;
-    }
-    if (FN == LMOE_ACT_SILU) {
-        *slope = silu_slope(x);
-        return silu(x);
-    }
-    float u = 1.59576912f * (x + 0.044715f * x * x * x), s = sigmoid(u);
-    *slope = s + x * s * sigmoid(-u) * (1.59576912f * (1.0f + 0.134145f * x * x));
-    return x * s;
-}
 
 enum { STEP = WARP * PACK };
 
@@ -46,7 +29,7 @@ static __global__ void act(int64_t rows, int64_t hidden, In gate, In up, Floats 
         int n = left(hidden, i);
         Pack g = gate.pack(at + i, n), u = up ? up.pack(at + i, n) : ones();
         for (int k = 0; k < PACK; k++) {
-            float slope, y = function<FN>(g.x[k], &slope);
+            float slope, y = activation<FN>(g.x[k], &slope);
             u.x[k] *= weight * y;
         }
         h.pack(at + i, n, u);
@@ -65,7 +48,7 @@ static __global__ void act_grad(int64_t rows, int64_t hidden, In gate, In up, Fl
         Pack g = gate.pack(at + i, n), u = up ? up.pack(at + i, n) : ones();
         Pack d = dh.pack(at + i, n);
         for (int k = 0; k < PACK; k++) {
-            float slope, y = function<FN>(g.x[k], &slope);
+            float slope, y = activation<FN>(g.x[k], &slope);
             sum += y * u.x[k] * d.x[k];
             g.x[k] = weight * d.x[k] * u.x[k] * slope;
             u.x[k] = weight * d.x[k] * y;

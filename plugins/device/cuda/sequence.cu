@@ -342,6 +342,12 @@ static lmoe_status launch_affine(const lmoe_args *a)
     return cuda_collect(a, &o);
 }
 
+static int is_small_map(const lmoe_args *a)
+{
+    const int fn = ((const lmoe_map_attrs *)a->attrs)->fn;
+    return is_small_floats(a) && fn >= 0 && fn <= LMOE_MAP_GELU_ERF;
+}
+
 static lmoe_status launch_map(const lmoe_args *a)
 {
     cuda_small o = small(a, CUDA_SMALL_MAP, 0, -1, -1);
@@ -455,7 +461,7 @@ static int is_small_act(const lmoe_args *a)
 
 SMALL(add, 1, is_small_floats, launch_add)
 SMALL(affine, 1, is_small_floats, launch_affine)
-SMALL(map, 1, is_small_floats, launch_map)
+SMALL(map, 1, is_small_map, launch_map)
 SMALL(cast, 1, is_small_floats, launch_cast)
 SMALL(rmsnorm, 1, is_small, launch_norm)
 SMALL(softmax, 1, is_small, launch_softmax)

@@ -50,6 +50,7 @@ typedef struct lmoe_args {
     void *stream;   /* native stream of the device (cudaStream_t), NULL on the CPU */
     lmoe_ctx *ctx;
     void *dev; /* what the device's open() made, for its own kernels; NULL: the host's memory */
+    uint64_t constant; /* bit i: operand i is a weight, which nothing in the plan changes */
 } lmoe_args;
 
 #define LMOE_KIND_KERNEL "lmoe.kernel/1"
