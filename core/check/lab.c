@@ -178,8 +178,8 @@ bool lmoe__lab_bind(lmoe__lab *l, const lmoe__lab_weights *w)
         uint64_t stream = lmoe__hash_text(weight.name) ^ 77;
         int64_t n = lmoe_desc_count(&weight.desc);
         double *values = malloc(sizeof *values * (size_t)(n + 1)), spread = spread_of(w, stream);
-        lmoe_initial_attrs initial = lmoe__weight_initial(&l->form->model, &weight, w->seed);
-        lmoe__initial_draw(l->x->ctx, &initial, LMOE_F64, 0, n, values);
+        weight.desc.dtype = LMOE_F64;
+        lmoe__weight_init(l->x->ctx, &l->form->model, &weight, w->seed, 0, n, values);
         for (int64_t k = 0; k < n; k++) {
             if (!(weight.flags & LMOE_PARAM_STATE))
                 values[k] += spread * lmoe__normal(w->seed, stream, (uint64_t)k);

@@ -315,6 +315,13 @@ void lmoe__initial_draw(lmoe_ctx *ctx, const lmoe_initial_attrs *o, lmoe_dtype d
     lmoe_parallel(ctx, n, 1024, draw_part, &d);
 }
 
+void lmoe__weight_init(lmoe_ctx *ctx, const lmoe__model *m, const lmoe__weight *w, uint64_t seed,
+                       int64_t first, int64_t n, void *host)
+{
+    lmoe_initial_attrs o = lmoe__weight_initial(m, w, seed);
+    lmoe__initial_draw(ctx, &o, w->desc.dtype, first, n, host);
+}
+
 void lmoe__model_count_weights(const lmoe__model *m, const lmoe_trace *t, lmoe__model_count *c)
 {
     memset(c, 0, sizeof *c);

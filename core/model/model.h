@@ -123,6 +123,9 @@ lmoe_initial_attrs lmoe__weight_initial(const lmoe__model *m, const lmoe__weight
 /* Its elements first ... first + n - 1 into host memory. */
 void lmoe__initial_draw(lmoe_ctx *ctx, const lmoe_initial_attrs *o, lmoe_dtype dtype, int64_t first,
                         int64_t n, void *host);
+/* Both, in the weight's dtype. */
+void lmoe__weight_init(lmoe_ctx *ctx, const lmoe__model *m, const lmoe__weight *w, uint64_t seed,
+                       int64_t first, int64_t n, void *host);
 
 /* Numbers of parameters from a trace: all, those that a token uses, and matrix ones that a token
  * uses (for FLOPs). */

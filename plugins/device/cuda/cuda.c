@@ -232,18 +232,51 @@ static void launch_small(cuda_device *d)
     d->small.count = 0;
 }
 
+static void launch_vectors(cuda_device *d)
+{
+    if (d->vectors.count == 0) return;
+    cuda_launch_vectors(d->stream, d->major >= 9, &d->vectors);
+    d->vectors.count = 0;
+}
+
+static void launch_collected(cuda_device *d)
+{
+    launch_small(d);
+    launch_vectors(d);
+}
+
 cudaStream_t cuda_stream(const lmoe_args *a)
 {
-    launch_small(a->dev);
+    launch_collected(a->dev);
     return a->stream;
 }
 
 lmoe_status cuda_collect(const lmoe_args *a, const cuda_small *op)
 {
     cuda_device *d = a->dev;
+    launch_vectors(d);
     if (d->small.count == CUDA_MOST_SMALL) launch_small(d);
     d->small.op[d->small.count++] = *op;
     if (!d->capturing) launch_small(d);
+    return cuda_launched(a);
+}
+
+/* Nobody writes a weight, so a product may join others that read the same x. */
+static int joins(const cuda_vectors *list, const cuda_vector *v)
+{
+    const cuda_vector *first = &list->v[0];
+    return list->count > 0 && list->count < CUDA_MOST_VECTORS && v->constant && v->x == first->x &&
+           v->k == first->k && v->rows == first->rows && v->experts == first->experts &&
+           v->offsets == first->offsets;
+}
+
+lmoe_status cuda_collect_vector(const lmoe_args *a, const cuda_vector *v)
+{
+    cuda_device *d = a->dev;
+    launch_small(d);
+    if (!joins(&d->vectors, v)) launch_vectors(d);
+    d->vectors.v[d->vectors.count++] = *v;
+    if (!d->capturing) launch_vectors(d);
     return cuda_launched(a);
 }
 
@@ -261,7 +294,7 @@ static lmoe_status capture_end(void *dev, void **graph)
     cuda_device *d = dev;
     cudaGraph_t recorded = NULL;
     cudaGraphExec_t made = NULL;
-    launch_small(d);
+    launch_collected(d);
     d->capturing = 0;
     LMOE_TRY(cuda_check(d, cudaStreamEndCapture(d->stream, &recorded),
                         "launches could not be captured"));

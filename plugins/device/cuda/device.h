@@ -47,7 +47,9 @@ typedef struct cuda_device {
     int next_stage;
     cuda_blas blas;
     int capturing;
-    cuda_sequence small; /* ops that were collected while capturing */
+    /* what was collected while capturing: one of the two at a time */
+    cuda_sequence small;
+    cuda_vectors vectors;
     int multiprocessors, major;
     /* the driver's cuTensorMapEncodeTiled; NULL: there is none */
     CUresult (*encode)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *,

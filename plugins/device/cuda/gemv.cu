@@ -11,6 +11,7 @@
  */
 #include "early.cuh"
 #include "loops.h"
+#include "sequence.h"
 
 enum {
     COLUMNS = 2 * PACK,
@@ -19,14 +20,20 @@ enum {
     FEW_ROWS = 16
 };
 
+/* A product as a thread sees it. */
 struct Vector {
     int64_t n, k;
     const bf16 *x, *w;
     Results y;
     bool constant; /* w may be read early */
-    /* of grouped rows */
-    int64_t experts, rows;
+    int64_t experts;
     const int32_t *offsets;
+
+    __device__ explicit Vector(const cuda_vector &v)
+        : n(v.n), k(v.k), x((const bf16 *)v.x), w((const bf16 *)v.w), y{v.y, v.narrow != 0},
+          constant(v.constant != 0), experts(v.experts), offsets(v.offsets)
+    {
+    }
 };
 
 static __device__ inline void add_pack(float *sum, float x, uint4 w)
@@ -63,9 +70,12 @@ static __device__ void load_held(uint4 *held, const bf16 *w, int64_t n, int64_t 
     }
 }
 
-/* Grid: (columns / COLUMNS, rows). */
-template <bool GROUPED> static __global__ void __launch_bounds__(THREADS) columns(Vector g)
+/* Grid: (columns / COLUMNS, rows, products). */
+template <bool GROUPED>
+static __global__ void __launch_bounds__(THREADS)
+    columns(const __grid_constant__ cuda_vectors all_of)
 {
+    Vector g(all_of.v[blockIdx.z]);
     __shared__ float sums[THREADS / WARP][COLUMNS];
     int pack = threadIdx.x % 2, thread = threadIdx.x / 2;
     int64_t column = (int64_t)blockIdx.x * COLUMNS + pack * PACK;
@@ -110,8 +120,9 @@ template <bool GROUPED> static __global__ void __launch_bounds__(THREADS) column
 enum { WARP_ROWS = 4, BLOCK_ROWS = WARP_ROWS * THREADS / WARP };
 
 /* Grid: rows / BLOCK_ROWS. */
-static __global__ void __launch_bounds__(THREADS) rows(Vector g)
+static __global__ void __launch_bounds__(THREADS) rows(const __grid_constant__ cuda_vector product)
 {
+    Vector g(product);
     enum { AT_ONCE = 4, STEP = WARP * PACK };
     int lane = threadIdx.x % WARP;
     int64_t first = (int64_t)blockIdx.x * BLOCK_ROWS + threadIdx.x / WARP * WARP_ROWS;
@@ -150,6 +161,18 @@ static __global__ void __launch_bounds__(THREADS) rows(Vector g)
     }
 }
 
+void cuda_launch_vectors(cudaStream_t stream, int early, const cuda_vectors *list)
+{
+    const cuda_vector *first = &list->v[0];
+    int64_t n = 0;
+    for (int i = 0; i < list->count; i++) n = cuda_max(n, list->v[i].n);
+    dim3 grid(blocks(n, COLUMNS), (unsigned)cuda_max(first->rows, 1), (unsigned)list->count);
+    if (first->rows)
+        launch_early(columns<true>, grid, THREADS, stream, early, *list);
+    else
+        launch_early(columns<false>, grid, THREADS, stream, early, *list);
+}
+
 /* ---- einsum ---- */
 
 /* The two loops, over y and summed; 0: this is another product. */
@@ -178,13 +201,11 @@ static lmoe_status launch_einsum(const lmoe_args *a)
 {
     cuda_loop out = {}, sum = {};
     find_loops(a, &out, &sum);
-    Vector g = {out.size, sum.size, input<bf16>(a, 0), input<bf16>(a, 1), results(a, 0)};
-    g.constant = cuda_is_constant(a, 1);
-    int early = cuda_has_tensor_maps(a);
-    if (out.b == 1)
-        launch_early(columns<false>, blocks(g.n, COLUMNS), THREADS, stream_of(a), early, g);
-    else
-        launch_early(rows, blocks(g.n, BLOCK_ROWS), THREADS, stream_of(a), early, g);
+    cuda_vector v = {out.size, sum.size, a->in[0].data, a->in[1].data, a->out[0].data};
+    v.narrow = cuda_is_bf16(&a->out[0]);
+    v.constant = cuda_is_constant(a, 1);
+    if (out.b == 1) return cuda_collect_vector(a, &v);
+    launch_early(rows, blocks(v.n, BLOCK_ROWS), THREADS, stream_of(a), cuda_has_tensor_maps(a), v);
     return cuda_launched(a);
 }
 
@@ -208,14 +229,14 @@ static int score_grouped(const lmoe_args *a)
 
 static lmoe_status launch_grouped(const lmoe_args *a)
 {
-    Vector g = {a->out[0].dim[1], a->in[0].dim[1], input<bf16>(a, 0), input<bf16>(a, 1),
-                results(a, 0)};
-    g.experts = a->in[1].dim[0];
-    g.rows = a->in[0].dim[0];
-    g.offsets = input<int32_t>(a, 2);
-    dim3 grid(blocks(g.n, COLUMNS), (unsigned)g.rows);
-    launch_early(columns<true>, grid, THREADS, stream_of(a), cuda_has_tensor_maps(a), g);
-    return cuda_launched(a);
+    cuda_vector v = {a->out[0].dim[1], a->in[0].dim[1], a->in[0].data, a->in[1].data,
+                     a->out[0].data};
+    v.narrow = cuda_is_bf16(&a->out[0]);
+    v.constant = cuda_is_constant(a, 1);
+    v.experts = a->in[1].dim[0];
+    v.rows = a->in[0].dim[0];
+    v.offsets = input<int32_t>(a, 2);
+    return cuda_collect_vector(a, &v);
 }
 
 const lmoe_kernel cuda_grouped_linear_vector = {{sizeof(lmoe_kernel), LMOE_KIND_KERNEL,

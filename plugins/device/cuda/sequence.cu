@@ -120,16 +120,23 @@ static __device__ bool comes_before(float x, int i, float y, int j)
 
 static __device__ void do_top_k(const cuda_small &o)
 {
+    enum { LANES = 16 }; /* threads of a number */
+    __shared__ float x[BLOCK];
     Floats a = in_at(o, 0);
     Results values = out_at(o, 0);
     int32_t *index = (int32_t *)o.out[1];
-    for (int at = threadIdx.x; at < o.count; at += BLOCK) {
-        int row = at / o.width, i = at % o.width, place = 0;
-        float x = a[at];
-        for (int j = 0; j < o.width; j++) place += comes_before(a[row * o.width + j], j, x, i);
-        if (place >= o.n) continue;
-        if (values) values.put(row * o.n + place, x);
-        if (index) index[row * o.n + place] = i;
+    for (int i = threadIdx.x; i < o.count; i += BLOCK) x[i] = a[i];
+    __syncthreads();
+    for (int from = 0; from < o.count; from += BLOCK / LANES) {
+        int at = min(from + (int)threadIdx.x / LANES, o.count - 1);
+        int row = at / o.width * o.width, i = at - row, place = 0;
+        for (int j = threadIdx.x % LANES; j < o.width; j += LANES)
+            place += comes_before(x[row + j], j, x[at], i);
+        for (int step = LANES / 2; step > 0; step /= 2) place += __shfl_xor_sync(~0u, place, step);
+        if (threadIdx.x % LANES > 0 || place >= o.n || from + threadIdx.x / LANES >= o.count)
+            continue;
+        if (values) values.put(row / o.width * o.n + place, x[at]);
+        if (index) index[row / o.width * o.n + place] = i;
     }
 }
 
@@ -192,24 +199,28 @@ static __device__ void do_pick(const cuda_small &o)
     for (int i = threadIdx.x; i < o.count; i += BLOCK) y.put(i, from[i] < 0 ? 0.0f : a[from[i]]);
 }
 
+/* Eight threads have a pack of a token, each every eighth of its rows. */
 static __device__ void do_combine(const cuda_small &o)
 {
+    enum { LANES = 8 };
     Floats rows = in_at(o, 0), weight = in_at(o, 2);
     Results y = out_at(o, 0);
     const int32_t *position = (const int32_t *)o.in[1];
-    for_packs(o.count, [&](int i, int m) {
-        int token = i / o.width, e = i % o.width;
+    for (int from = 0; from < o.count; from += BLOCK / LANES * PACK) {
+        int i = from + (int)threadIdx.x / LANES * PACK, token = i / o.width, e = i % o.width;
         Pack sum = {};
-#pragma unroll 4
-        for (int slot = token * o.choice; slot < (token + 1) * o.choice; slot++) {
-            int r = position[slot];
+        for (int c = threadIdx.x % LANES; c < o.choice && i < o.count; c += LANES) {
+            int slot = token * o.choice + c, r = position[slot];
             if (r < 0) continue;
-            Pack x = rows.pack(r * o.width + e, m);
+            Pack x = rows.pack(r * o.width + e, PACK);
             float scale = weight ? weight[slot] : 1.0f;
             for (int k = 0; k < PACK; k++) sum.x[k] += scale * x.x[k];
         }
-        y.pack(i, m, sum);
-    });
+        for (int k = 0; k < PACK; k++)
+            for (int step = LANES / 2; step > 0; step /= 2)
+                sum.x[k] += __shfl_xor_sync(~0u, sum.x[k], step);
+        if (threadIdx.x % LANES == 0 && i < o.count) y.pack(i, PACK, sum);
+    }
 }
 
 static __device__ void do_act(const cuda_small &o)

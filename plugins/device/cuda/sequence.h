@@ -46,6 +46,27 @@ typedef struct cuda_sequence {
     cuda_small op[CUDA_MOST_SMALL];
 } cuda_sequence;
 
+/* A vector times a matrix (gemv.cu); several with the same x are one launch, too. */
+typedef struct cuda_vector {
+    int64_t n, k;
+    const void *x, *w;
+    void *y;
+    int32_t narrow, constant; /* y is bf16; w is a weight */
+    int64_t experts, rows;    /* of grouped rows; 0: of one */
+    const int32_t *offsets;
+} cuda_vector;
+
+enum { CUDA_MOST_VECTORS = 4 };
+
+typedef struct cuda_vectors {
+    int32_t count;
+    cuda_vector v[CUDA_MOST_VECTORS];
+} cuda_vectors;
+
+/* Takes a product to be done in its turn, with those before and behind it that read the same x. */
+lmoe_status cuda_collect_vector(const lmoe_args *a, const cuda_vector *v);
+void cuda_launch_vectors(cudaStream_t stream, int early, const cuda_vectors *v);
+
 /* Takes an op to be done in its turn; at once, if launches are not being captured. */
 lmoe_status cuda_collect(const lmoe_args *a, const cuda_small *op);
 /* Launches a sequence (sequence.cu). */

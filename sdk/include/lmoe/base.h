@@ -59,7 +59,9 @@ typedef enum lmoe_dtype {
     LMOE_I32 = 5,
     LMOE_I64 = 6,
     LMOE_U8 = 7,
+#if LMOE_TARGET_API >= 1
     LMOE_U16 = 8
+#endif
 } lmoe_dtype;
 
 /* Bytes of one element; 0 for LMOE_NONE. */

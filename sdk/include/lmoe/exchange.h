@@ -110,7 +110,8 @@ static inline const char *lmoe_exchange_text(char *buf, size_t n, const lmoe_exc
                                              int64_t number)
 {
     static const char *const reductions[] = {"sum", "max", "min", "unknown reduction"};
-    static const char *const dtypes[] = {"none", "f32", "f64", "bf16", "f16", "i32", "i64", "u8", "u16"};
+    static const char *const dtypes[] = {"none", "f32", "f64", "bf16", "f16",
+                                         "i32",  "i64", "u8",  "u16"};
     const char *name = lmoe_exchange_name(e);
     const char *dtype = (unsigned)e->dtype < sizeof dtypes / sizeof *dtypes ? dtypes[e->dtype]
                                                                             : "of an unknown dtype";
@@ -228,7 +229,9 @@ static inline void lmoe_reduce_ordered(const void *const *from, int32_t n, int64
         case LMOE_I32: lmoe_reduce_i32_(from, n, a, to, m, p, k, op); break;
         case LMOE_I64: lmoe_reduce_i64_(from, n, a, to, m, p, k, op); break;
         case LMOE_U8: lmoe_reduce_u8_(from, n, a, to, m, p, k, op); break;
+#if LMOE_TARGET_API >= 1
         case LMOE_U16: lmoe_reduce_u16_(from, n, a, to, m, p, k, op); break;
+#endif
         case LMOE_NONE: break;
         }
     }

@@ -50,7 +50,9 @@ typedef struct lmoe_args {
     void *stream;   /* native stream of the device (cudaStream_t), NULL on the CPU */
     lmoe_ctx *ctx;
     void *dev; /* what the device's open() made, for its own kernels; NULL: the host's memory */
+#if LMOE_TARGET_API >= 1
     uint64_t constant; /* bit i: operand i is a weight, which nothing in the plan changes */
+#endif
 } lmoe_args;
 
 #define LMOE_KIND_KERNEL "lmoe.kernel/1"
@@ -122,7 +124,9 @@ static inline double lmoe_get(const lmoe_buf *b, int64_t i)
     case LMOE_I32: return ((const int32_t *)b->data)[i];
     case LMOE_I64: return (double)((const int64_t *)b->data)[i];
     case LMOE_U8: return ((const uint8_t *)b->data)[i];
+#if LMOE_TARGET_API >= 1
     case LMOE_U16: return ((const uint16_t *)b->data)[i];
+#endif
     default: return 0;
     }
 }
@@ -136,7 +140,9 @@ static inline void lmoe_put(const lmoe_buf *b, int64_t i, double x)
     case LMOE_I32: ((int32_t *)b->data)[i] = (int32_t)x; break;
     case LMOE_I64: ((int64_t *)b->data)[i] = (int64_t)x; break;
     case LMOE_U8: ((uint8_t *)b->data)[i] = (uint8_t)x; break;
+#if LMOE_TARGET_API >= 1
     case LMOE_U16: ((uint16_t *)b->data)[i] = (uint16_t)x; break;
+#endif
     default: break;
     }
 }
