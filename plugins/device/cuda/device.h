@@ -12,7 +12,7 @@
 
 /* So many that the inputs of several steps can be on their way: the host need not wait for a step to
  * prepare the next ones. */
-enum { CUDA_STAGES = 64, CUDA_STAGE_BYTES = 1 << 18 };
+enum { CUDA_STAGES = 512, CUDA_STAGE_BYTES = 1 << 16 };
 
 /* Page-locked memory through which the host's data goes; `free` passes when it was copied. */
 typedef struct cuda_stage {

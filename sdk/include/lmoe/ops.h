@@ -776,6 +776,7 @@ static inline lmoe_tensor lmoe_grouped_linear_at(lmoe_trace *t, const char *file
 #define lmoe_grouped_linear(t, rows, weight, offsets) \
     lmoe_grouped_linear_at((t), LMOE_HERE, (rows), (weight), (offsets))
 
+#if LMOE_TARGET_API >= 1
 /* ---- initial/1: like (its shape) -> what elements first, first + 1, ... of a weight begin with
  * kind: lmoe_init_kind, with the deviation (b) and the weight's sizes filled in: `count` elements,
  * the last two axes `rows` and `columns`. Value i is a function of (seed, stream, i): lmoe/random.h.
@@ -787,6 +788,7 @@ typedef struct lmoe_initial_attrs {
     double a, b, c;
     int32_t kind, part;
 } lmoe_initial_attrs;
+#endif
 
 /* ---- training
  * sum_squares/1  x -> scalar in the state dtype
