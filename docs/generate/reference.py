@@ -259,7 +259,7 @@ def sdk_reference(root, facts):
              'loaded. Ops are not in it: they are recorded by `lmoe_apply`.\n\n')
     text += slots(root) + '\n\n' + facts
     order = ['base', 'option', 'plugin', 'api', 'layer', 'ops', 'einsum', 'nn', 'route', 'op', 'kernel', 'device',
-             'comm', 'inner', 'exchange', 'graph', 'sequence']
+             'comm', 'inner', 'exchange', 'graph', 'sequence', 'random']
     missing = {p.stem for p in (root / 'sdk/include/lmoe').glob('*.h')} - set(order) - {'lmoe'}
     if missing:
         sys.exit(f'reference.py does not list the headers {sorted(missing)}; add them where a reader expects them')
