@@ -51,6 +51,11 @@ lmoe_status cuda_gemm(const lmoe_args *a, const cuda_product *p);
 void cuda_add_parts(cudaStream_t stream, const float *partial, int64_t parts, int64_t n,
                     const lmoe_buf *y);
 
+/* A decay's gradient from that of each row, x (tokens heads rows): summed over rows, to y (tokens
+ * heads), or also over tokens, to y (heads). */
+void cuda_add_decays(const lmoe_args *a, const float *x, int64_t rows, int64_t heads,
+                     int64_t tokens, const lmoe_buf *y);
+
 /* ---- what only some GPUs have ---- */
 
 /* A dense tensor of bf16 and the boxes that the copy engine cuts from it, fastest axis first; lines of

@@ -6,84 +6,119 @@
 
 enum { Q, K, V, DECAY, RESET, SKIP, CARRY };
 
-/* ---- the walk: a block has STATE_ROWS rows and STATE_COLUMNS columns of a head's state ---- */
+/* ---- the walk: a block has STATE_COLUMNS columns of a head's state, P rows ---- */
 
-enum {
-    R_PITCH = STATE_ROWS + 8,
-    O_PITCH = STATE_COLUMNS + 8,
-    TILES = STATE_COLUMNS / 32,
-    SEGMENTS = STATE_THREADS / STATE_ROWS,
-    PER = CHUNK / SEGMENTS
-};
+enum { O_PITCH = STATE_COLUMNS + 8 };
 
-struct WalkShared {
-    bf16 r[CHUNK * R_PITCH], o[2][CHUNK * O_PITCH];
-    float total[SEGMENTS][STATE_ROWS], end[STATE_ROWS];
+template <int P> struct WalkShared {
+    bf16 r[CHUNK * (P + 8)], o[2][CHUNK * O_PITCH], x[P * O_PITCH];
+    float total[Part<P>::SEGMENTS][P], end[P];
     uint8_t flags[2][CHUNK];
 };
 
-/* What a thread has of a chunk: one row of the state, PER tokens. */
-struct WalkPart {
-    float g[PER], r[PER];
+/* What a thread has of a chunk: two channels of some tokens in a row. */
+template <int P> struct WalkPart {
+    float2 g[Part<P>::TOKENS];
+    uint32_t r[Part<P>::TOKENS];
 };
 
-static __device__ inline void load_part(const Walk &w, const Spot &at, int row, WalkPart *p)
+template <int P>
+static __device__ inline void load_part(const Walk &w, const Spot &at, WalkPart<P> &mine)
 {
-    int64_t first = at.first + threadIdx.x / STATE_ROWS * PER, step = w.c.heads * w.c.nk;
-    int k = min(row, (int)w.c.nk - 1);
+    int k = min(threadIdx.x % (P / 2) * 2, (int)w.c.nk - 2);
+    int64_t first = at.first + threadIdx.x / (P / 2) * Part<P>::TOKENS, step = w.c.heads * w.c.nk;
+    const float *decay = decays_of(w.c, at) + k;
     const bf16 *r = w.r + row_at(w.c, at, 0, w.c.nk) + k;
 #pragma unroll
-    for (int i = 0; i < PER; i++) p->r[i] = (float)r[min(first + i, w.c.seq - 1) * step];
-    if (!w.c.decay) return;
-    const float *decay = decays_of(w.c, at) + k * w.c.decay_row;
-#pragma unroll
-    for (int i = 0; i < PER; i++) p->g[i] = decay[min(first + i, w.c.seq - 1) * w.c.decay_token];
+    for (int i = 0; i < Part<P>::TOKENS; i++) {
+        int64_t t = min(first + i, w.c.seq - 1);
+        mine.g[i] = *(const float2 *)(decay + t * w.c.decay_token);
+        mine.r[i] = *(const uint32_t *)(r + t * step);
+    }
 }
 
-/* r with its factors to shared memory, and exp(G_end); returns G_end of the thread's row. */
-template <bool BACKWARDS>
-static __device__ inline float put_part(const Walk &w, WalkPart *p, int64_t state_row,
-                                        const uint8_t *flags, WalkShared *s)
+/* Sums within the thread's tokens; all threads meet after it. */
+template <int P>
+static __device__ inline void sum_part(const Walk &w, WalkPart<P> &mine, const uint8_t *flags,
+                                       WalkShared<P> *s)
 {
-    int row = threadIdx.x % STATE_ROWS, segment = threadIdx.x / STATE_ROWS;
-    float sum = 0, before = 0, all = 0;
+    int k = threadIdx.x % (P / 2) * 2, segment = threadIdx.x / (P / 2);
+    float2 sum = {0, 0};
 #pragma unroll
-    for (int i = 0; i < PER; i++) {
-        int flag = flags[segment * PER + i];
-        bool there = state_row < w.c.nk;
-        sum += there ? log2_decay(w.c.decay ? p->g[i] : 0.0f, flag) : 0.0f;
-        p->g[i] = sum;
-        p->r[i] = there && !(flag & NO_ROW) ? w.scale * p->r[i] : 0.0f;
+    for (int i = 0; i < Part<P>::TOKENS; i++) {
+        int flag = flags[segment * Part<P>::TOKENS + i];
+        bool there = k < w.c.nk;
+        sum.x += there ? log2_decay(mine.g[i].x, flag) : 0.0f;
+        sum.y += there ? log2_decay(mine.g[i].y, flag) : 0.0f;
+        mine.g[i] = sum;
+        mine.r[i] = there && !(flag & NO_ROW) ? mine.r[i] : 0;
     }
-    s->total[segment][row] = sum;
-    __syncthreads();
+    s->total[segment][k] = sum.x;
+    s->total[segment][k + 1] = sum.y;
+}
+
+/* r with its factors to a tile, and exp(G_end). Returns G_end of the thread's channels. */
+template <int P, bool BACKWARDS>
+static __device__ inline float2 put_part(const Walk &w, const WalkPart<P> &mine, WalkShared<P> *s)
+{
+    int k = threadIdx.x % (P / 2) * 2, segment = threadIdx.x / (P / 2);
+    float2 before = {0, 0}, all = {0, 0};
 #pragma unroll
-    for (int i = 0; i < SEGMENTS; i++) {
-        if (i < segment) before += s->total[i][row];
-        all += s->total[i][row];
+    for (int i = 0; i < Part<P>::SEGMENTS; i++) {
+        float2 x = *(const float2 *)&s->total[i][k];
+        if (i < segment) before = make_float2(before.x + x.x, before.y + x.y);
+        all = make_float2(all.x + x.x, all.y + x.y);
     }
-    if (segment == 0) s->end[row] = power_of_2(all);
+    if (segment == 0) s->end[k] = power_of_2(all.x);
+    if (segment == 0) s->end[k + 1] = power_of_2(all.y);
+    if (!BACKWARDS) before = make_float2(all.x - before.x, all.y - before.y);
 #pragma unroll
-    for (int i = 0; i < PER; i++) {
-        float g = before + p->g[i], factor = power_of_2(BACKWARDS ? g : all - g);
-        s->r[(segment * PER + i) * R_PITCH + row] = __float2bfloat16_rn(factor * p->r[i]);
+    for (int i = 0; i < Part<P>::TOKENS; i++) {
+        float2 g = mine.g[i];
+        float x = power_of_2(BACKWARDS ? before.x + g.x : before.x - g.x);
+        float y = power_of_2(BACKWARDS ? before.y + g.y : before.y - g.y);
+        *(uint32_t *)(s->r + (segment * Part<P>::TOKENS + i) * (P + 8) + k) =
+            two(w.scale * x * low(mine.r[i]), w.scale * y * high(mine.r[i]));
     }
     return all;
 }
 
-/* Calls f(row, column, element) for a lane's pairs of its warp's part: STATE_ROWS rows, a quarter
- * of the columns. */
-template <class F> static __device__ inline void each_pair(float (&x)[2][TILES][4], F f)
+/* A warp's part of the state: 16 rows. */
+template <int P> struct StatePart {
+    static const int DOWN = P / 16, N = STATE_COLUMNS / 8 * DOWN / (CHUNK_THREADS / WARP);
+    float x[N][4];
+};
+
+/* Calls f(row, column, element) for a lane's pairs. */
+template <int P, class F> static __device__ inline void each_pair(StatePart<P> &m, F f)
 {
     int warp = threadIdx.x / WARP;
 #pragma unroll
-    for (int m = 0; m < 2; m++)
+    for (int n = 0; n < m.N; n++)
 #pragma unroll
-        for (int n = 0; n < TILES; n++)
+        for (int i = 0; i < 4; i += 2)
+            f(warp % m.DOWN * 16 + lane_row(i), warp / m.DOWN * (8 * m.N) + lane_column(n, i),
+              &m.x[n][i]);
+}
+
+template <int P> static __device__ inline void show_state(StatePart<P> &m, bf16 *tile)
+{
+    each_pair<P>(m, [&](int row, int column, float *p) {
+        *(uint32_t *)(tile + row * O_PITCH + column) = two(p[0], p[1]);
+    });
+}
+
+/* A tile (P, STATE_COLUMNS) to memory (head_k head_v). */
+template <int P>
+static __device__ inline void leave_state(const Scan &c, const bf16 *tile, bf16 *to, int first)
+{
 #pragma unroll
-            for (int i = 0; i < 4; i += 2)
-                f(16 * m + lane_row(i), warp * (STATE_COLUMNS / 4) + lane_column(n, i),
-                  &x[m][n][i]);
+    for (int i = threadIdx.x; i < P * STATE_COLUMNS / 8; i += CHUNK_THREADS) {
+        int row = i / (STATE_COLUMNS / 8), column = i % (STATE_COLUMNS / 8) * 8;
+        if (row < c.nk && first + column < c.nv)
+            *(uint4 *)(to + row * c.nv + first + column) =
+                *(const uint4 *)(tile + row * O_PITCH + column);
+    }
 }
 
 /* What the blocks of a walk do: all of it; or stretches of `length` chunks, from zero, of which only
@@ -93,79 +128,77 @@ struct Stretches {
     float *states, *decays; /* (batch heads count head_k head_v), (batch heads count head_k) */
 };
 
-/* Grid: (rows x columns, heads, batch x stretches). */
-template <bool BACKWARDS, bool SUM>
-static __global__ void __launch_bounds__(STATE_THREADS, 4) walk(Walk w, Stretches cut)
+/* Grid: (columns, heads, batch x stretches). */
+template <int P, bool BACKWARDS, bool SUM>
+static __global__ void __launch_bounds__(CHUNK_THREADS, 1) walk(Walk w, Stretches cut)
 {
     extern __shared__ __align__(16) char memory[];
-    WalkShared *s = (WalkShared *)memory;
+    WalkShared<P> *s = (WalkShared<P> *)memory;
     int64_t b = blockIdx.z / cut.count, stretch = blockIdx.z % cut.count;
-    int64_t lane = b * w.c.heads + blockIdx.y, down = (w.c.nk + STATE_ROWS - 1) / STATE_ROWS;
-    int64_t first_row = blockIdx.x % down * STATE_ROWS, size = w.c.nk * w.c.nv;
+    int64_t lane = b * w.c.heads + blockIdx.y, size = w.c.nk * w.c.nv;
     int64_t begin = stretch * cut.length, end = min(w.chunks, begin + cut.length);
-    int64_t row = first_row + threadIdx.x % STATE_ROWS, here = lane * cut.count + stretch;
-    int first_column = (int)(blockIdx.x / down) * STATE_COLUMNS;
+    int64_t here = lane * cut.count + stretch;
+    int first_column = (int)blockIdx.x * STATE_COLUMNS, nk = (int)w.c.nk;
     int columns = (int)w.c.nv - first_column;
     bool is_last = stretch == (BACKWARDS ? 0 : cut.count - 1);
     Spot at = {b, blockIdx.y, (BACKWARDS ? end - 1 : begin) * CHUNK};
     bf16 *to = SUM || !w.to ? NULL : w.to + lane * (w.chunks + w.one_more) * size;
     const float *first = w.first ? w.first + lane * size : NULL;
-    float *last = w.last && is_last ? w.last + lane * size : NULL, fades = 0;
+    float *last = w.last && is_last ? w.last + lane * size : NULL;
+    float2 fades = {0, 0};
     if (cut.count > 1) first = SUM ? NULL : cut.states + here * size;
     if (SUM) last = cut.states + here * size;
-    float x[2][TILES][4];
-    WalkPart part;
-    each_pair(x, [&](int r, int c, float *p) {
-        bool there = first && first_row + r < w.c.nk && c < columns;
-        for (int i = 0; i < 2; i++)
-            p[i] = there ? first[(first_row + r) * w.c.nv + first_column + c + i] : 0.0f;
+    StatePart<P> x;
+    WalkPart<P> part;
+    each_pair<P>(x, [&](int r, int c, float *p) {
+        bool there = first && r < nk && c < columns;
+        for (int i = 0; i < 2; i++) p[i] = there ? first[r * w.c.nv + first_column + c + i] : 0.0f;
     });
-    auto leave = [&](int64_t chunk) {
-        each_pair(x, [&](int r, int c, float *p) {
-            if (to && first_row + r < w.c.nk && c < columns)
-                *(uint32_t *)(to + chunk * size + (first_row + r) * w.c.nv + first_column + c) =
-                    two(p[0], p[1]);
-        });
-    };
+    show_state<P>(x, s->x);
     find_flags(w.c, at, s->flags[0]);
-    load_part(w, at, (int)row, &part);
+    load_part<P>(w, at, part);
     __syncthreads();
-    copy_rows<STATE_COLUMNS, STATE_THREADS>(w.c, at, s->flags[0], w.o, (int)w.c.nv, first_column,
+    copy_rows<STATE_COLUMNS, CHUNK_THREADS>(w.c, at, s->flags[0], w.o, (int)w.c.nv, first_column,
                                             s->o[0], O_PITCH);
     copies_commit();
     for (int64_t i = 0; i < end - begin; i++) {
         int now = i % 2, next = 1 - now;
         bool more = i + 1 < end - begin;
+        sum_part<P>(w, part, s->flags[now], s);
         at.first += BACKWARDS ? -CHUNK : CHUNK;
         if (more) find_flags(w.c, at, s->flags[next]);
-        leave(BACKWARDS ? end - 1 - i : begin + i);
-        fades += put_part<BACKWARDS>(w, &part, row, s->flags[now], s); /* all threads meet in it */
+        __syncthreads();
+        float2 all = put_part<P, BACKWARDS>(w, part, s);
+        fades = make_float2(fades.x + all.x, fades.y + all.y);
         if (more) { /* the next one's are under way meanwhile */
-            load_part(w, at, (int)row, &part);
-            copy_rows<STATE_COLUMNS, STATE_THREADS>(w.c, at, s->flags[next], w.o, (int)w.c.nv,
+            load_part<P>(w, at, part);
+            copy_rows<STATE_COLUMNS, CHUNK_THREADS>(w.c, at, s->flags[next], w.o, (int)w.c.nv,
                                                     first_column, s->o[next], O_PITCH);
         }
         copies_commit();
+        if (to)
+            leave_state<P>(w.c, s->x, to + (BACKWARDS ? end - 1 - i : begin + i) * size,
+                           first_column);
         copies_wait<1>();
         __syncthreads();
-        each_pair(x, [&](int r, int c, float *p) {
+        each_pair<P>(x, [&](int r, int c, float *p) {
             p[0] *= s->end[r];
             p[1] *= s->end[r];
         });
-#pragma unroll
-        for (int m = 0; m < 2; m++)
-            multiply_tiles<TILES, true, true>(x[m], s->r, R_PITCH, 16 * m, s->o[now], O_PITCH,
-                                              threadIdx.x / WARP * (STATE_COLUMNS / 4), CHUNK);
-        __syncthreads();
+        int warp = threadIdx.x / WARP;
+        multiply_tiles<StatePart<P>::N, true, true>(x.x, s->r, P + 8, warp % x.DOWN * 16, s->o[now],
+                                                    O_PITCH, warp / x.DOWN * (8 * x.N), CHUNK);
+        show_state<P>(x, s->x);
     }
-    if (w.one_more && is_last) leave(w.chunks);
-    each_pair(x, [&](int r, int c, float *p) {
-        bool there = last && first_row + r < w.c.nk && c < columns;
-        for (int i = 0; i < 2 && there; i++)
-            last[(first_row + r) * w.c.nv + first_column + c + i] = p[i];
+    __syncthreads();
+    if (to && w.one_more && is_last) leave_state<P>(w.c, s->x, to + w.chunks * size, first_column);
+    each_pair<P>(x, [&](int r, int c, float *p) {
+        bool there = last && r < nk && c < columns;
+        for (int i = 0; i < 2 && there; i++) last[r * w.c.nv + first_column + c + i] = p[i];
     });
-    if (SUM && threadIdx.x < STATE_ROWS && row < w.c.nk && first_column == 0)
-        cut.decays[here * w.c.nk + row] = fades;
+    int k = threadIdx.x * 2;
+    if (SUM && threadIdx.x < P / 2 && k < nk && first_column == 0)
+        *(float2 *)(cut.decays + here * nk + k) = fades;
 }
 
 /* States at the ends of stretches, each from zero, become those at their starts. A thread an element
@@ -184,23 +217,29 @@ static __global__ void start_stretches(Stretches cut, int64_t elements, int64_t 
     }
 }
 
-template <bool BACKWARDS> static void run_walk(const lmoe_args *a, const Walk &w, int64_t batch)
+template <int P, bool BACKWARDS>
+static void run_walk(const lmoe_args *a, const Walk &w, int64_t batch)
 {
     int64_t n = stretches_of(&a->in[1], &a->in[2]), elements = batch * w.c.heads * w.c.nk * w.c.nv;
     Stretches cut = {n, cuda_pieces(w.chunks, n), w.room, w.room + elements * n};
-    dim3 grid(blocks(w.c.nk, STATE_ROWS) * blocks(w.c.nv, STATE_COLUMNS), (unsigned)w.c.heads,
-              (unsigned)(batch * n));
+    dim3 grid(blocks(w.c.nv, STATE_COLUMNS), (unsigned)w.c.heads, (unsigned)(batch * n));
+    size_t bytes = sizeof(WalkShared<P>);
     if (n > 1) {
-        walk<BACKWARDS, true><<<grid, STATE_THREADS, sizeof(WalkShared), stream_of(a)>>>(w, cut);
+        allow_shared(walk<P, BACKWARDS, true>, bytes);
+        walk<P, BACKWARDS, true><<<grid, CHUNK_THREADS, bytes, stream_of(a)>>>(w, cut);
         start_stretches<<<blocks(elements, THREADS), THREADS, 0, stream_of(a)>>>(
             cut, elements, w.c.nk, w.c.nv, w.first, BACKWARDS);
     }
-    walk<BACKWARDS, false><<<grid, STATE_THREADS, sizeof(WalkShared), stream_of(a)>>>(w, cut);
+    allow_shared(walk<P, BACKWARDS, false>, bytes);
+    walk<P, BACKWARDS, false><<<grid, CHUNK_THREADS, bytes, stream_of(a)>>>(w, cut);
 }
 
 lmoe_status cuda_walk_chunks(const lmoe_args *a, const Walk *w, int64_t batch, int backwards)
 {
-    backwards ? run_walk<true>(a, *w, batch) : run_walk<false>(a, *w, batch);
+    if (w->c.nk > 64)
+        backwards ? run_walk<128, true>(a, *w, batch) : run_walk<128, false>(a, *w, batch);
+    else
+        backwards ? run_walk<64, true>(a, *w, batch) : run_walk<64, false>(a, *w, batch);
     return cuda_launched(a);
 }
 
@@ -214,71 +253,57 @@ template <int P> struct OutShared {
         float g[CHUNK * (P + 8)]; /* of a steep chunk, before its state */
     };
     uint8_t flags[CHUNK];
-    union {
-        Channels<P> channels;
-        Tokens tokens;
-    };
+    Channels<P> channels;
 };
 
-/* Grid: (chunks, heads, batch). BY_CHANNEL: every channel has its own decay. */
-template <int P, bool BY_CHANNEL>
+/* Grid: (chunks, heads, batch). */
+template <int P>
 static __global__ void __launch_bounds__(CHUNK_THREADS, 2) outputs(Chunks w, bf16 *y)
 {
     extern __shared__ __align__(16) char memory[];
     OutShared<P> *s = (OutShared<P> *)memory;
-    const int PITCH = P + 8, N = P / 16;
+    const int PITCH = P + 8, N = P / ACROSS / 8;
     Spot at = {blockIdx.z, blockIdx.y, (int64_t)blockIdx.x * CHUNK};
     int64_t lane = blockIdx.z * w.c.heads + blockIdx.y, size = w.c.nk * w.c.nv;
-    const bf16 *state = w.begins + (lane * w.chunks + blockIdx.x) * size;
-    const Tokens *tokens = BY_CHANNEL ? NULL : &s->tokens;
-    bool steep = false;
     Part<P> mine;
+    StateLoad<P> state;
     find_flags(w.c, at, s->flags);
-    if (BY_CHANNEL) load_part<P>(w, at, mine);
+    load_part<P>(w, at, mine);
     __syncthreads();
     copy_rows<P, CHUNK_THREADS>(w.c, at, s->flags, w.v, (int)w.c.nv, 0, s->v, PITCH);
-    if (BY_CHANNEL) {
-        steep = sum_decays<P>(w.c, s->flags, mine, s->channels);
-        put_factored<P>(mine, s->channels, s->q, s->k, steep ? s->g : NULL);
-    } else {
-        copy_rows<P, CHUNK_THREADS>(w.c, at, s->flags, w.q, (int)w.c.nk, 0, s->q, PITCH);
-        copy_rows<P, CHUNK_THREADS>(w.c, at, s->flags, w.k, (int)w.c.nk, 0, s->k, PITCH);
-        find_token_decays(w.c, at, s->flags, s->tokens);
-    }
     copies_commit();
+    bool steep = sum_decays<P>(w.c, s->flags, mine, s->channels);
+    put_factored<P>(mine, s->channels, s->q, s->k, steep ? s->g : NULL);
+    fetch_state<P>(w.c, w.begins + (lane * w.chunks + blockIdx.x) * size, state);
     copies_wait<0>();
     __syncthreads();
     if (steep) {
         put_steep_scores<P>(w, at, s->flags, s->g, s->a);
         __syncthreads();
     } else {
-        float c[4][4] = {};
+        float c[SCORES][4] = {};
         multiply_scores<P>(c, s->q, s->k);
-        put_scores<false>(c, w.scale, tokens, s->a, NULL);
+        put_scores<false>(c, w.scale, s->a, NULL);
     }
-    load_state<P>(w.c, state, BY_CHANNEL ? s->channels.begin : NULL, NULL, NULL, s->state);
+    put_state<P>(w.c, state, s->channels.begin, NULL, NULL, s->state);
     __syncthreads();
     float x[N][4] = {};
     Corner corner = corner_of<P>();
     multiply_tiles<N, false, true>(x, s->q, PITCH, corner.row, s->state, PITCH, corner.column, P);
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-        float factor = w.scale;
-        if (tokens) factor *= power_of_2(tokens->g[corner.row + lane_row(i)]);
+    for (int n = 0; n < N; n++)
 #pragma unroll
-        for (int n = 0; n < N; n++) x[n][i] *= factor;
-    }
+        for (int i = 0; i < 4; i++) x[n][i] *= w.scale;
     multiply_tiles<N, false, true>(x, s->a, SCORES_PITCH, corner.row, s->v, PITCH, corner.column,
-                                   CHUNK);
+                                   corner.row + 16);
     put_rows<N>(w.c, at, corner, x, y, w.c.nv);
 }
 
-template <int P, bool BY_CHANNEL> static void run_outputs(const lmoe_args *a, const Chunks &w)
+template <int P> static void run_outputs(const lmoe_args *a, const Chunks &w)
 {
     dim3 grid((unsigned)w.chunks, (unsigned)w.c.heads, (unsigned)w.batch);
-    allow_shared(outputs<P, BY_CHANNEL>, sizeof(OutShared<P>));
-    outputs<P, BY_CHANNEL>
-        <<<grid, CHUNK_THREADS, sizeof(OutShared<P>), stream_of(a)>>>(w, output<bf16>(a, 0));
+    allow_shared(outputs<P>, sizeof(OutShared<P>));
+    outputs<P><<<grid, CHUNK_THREADS, sizeof(OutShared<P>), stream_of(a)>>>(w, output<bf16>(a, 0));
 }
 
 static int can(const lmoe_args *a)
@@ -306,11 +331,7 @@ static lmoe_status launch(const lmoe_args *a)
                  begins, w.chunks, 0,   (float *)cursor};
     LMOE_TRY(cuda_walk_chunks(a, &walk, w.batch, 0));
     if (!output<bf16>(a, 0)) return LMOE_OK;
-    bool wide = w.c.nk > 64 || w.c.nv > 64;
-    if (w.c.decay_row)
-        wide ? run_outputs<128, true>(a, w) : run_outputs<64, true>(a, w);
-    else
-        wide ? run_outputs<128, false>(a, w) : run_outputs<64, false>(a, w);
+    w.c.nk > 64 || w.c.nv > 64 ? run_outputs<128>(a, w) : run_outputs<64>(a, w);
     return cuda_launched(a);
 }
 

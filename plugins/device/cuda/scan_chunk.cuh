@@ -13,8 +13,8 @@
  *
  * For a to be a product of matrices, its factor is taken apart at a reference R: q exp(G - R) times
  * k exp(R - G). R is G in the middle of the chunk, unless a channel fades by more than 2^60 on either
- * side of it (a reset, a strong decay): such a chunk has its pairs of tokens done one by one. With one
- * decay for all channels the factor stands before the sum, and nothing needs to be taken apart.
+ * side of it (a reset, a strong decay): such a chunk has its pairs of tokens done one by one. One decay
+ * for all channels of a head, or none, is simpler: scan_head.cu.
  *
  * States between chunks are bf16 where they are operands; the walk itself is f32. Decays are in
  * logarithms to base 2, and none is below -160, which is 0. Tokens that are skipped, or past the end,
@@ -102,9 +102,17 @@ static __device__ inline void copy_rows(const Scan &c, const Spot &at, const uin
     }
 }
 
-/* ---- all chunks at once: a block of eight warps has one ---- */
+/* ---- all chunks at once: a block has one ---- */
 
-enum { CHUNK_THREADS = 256 };
+#ifndef SCAN_CHUNK_THREADS /* a file may say so before this one */
+#define SCAN_CHUNK_THREADS 256
+#endif
+enum {
+    CHUNK_THREADS = SCAN_CHUNK_THREADS,
+    ACROSS = CHUNK_THREADS / WARP / 4, /* warps side by side; four are one below the other */
+    SCORES = CHUNK / ACROSS / 8,       /* columns of a warp's scores, in eights */
+    SCORE_LANES = CHUNK_THREADS / CHUNK
+};
 
 /* A thread has two channels of some tokens in a row: G, q and k. */
 template <int P> struct Part {
@@ -118,11 +126,6 @@ template <int P> struct Part {
 template <int P> struct Channels {
     float q_from[P], k_from[P], begin[P], end[P];
     float total[CHUNK_THREADS / (P / 2)][P];
-};
-
-/* One decay for all channels: of each token. */
-struct Tokens {
-    float g[CHUNK], end, one[CHUNK];
 };
 
 template <int P>
@@ -210,25 +213,6 @@ static __device__ inline void put_factored(const Part<P> &mine, const Channels<P
     }
 }
 
-/* One decay for all channels: G of each token. */
-static __device__ inline void find_token_decays(const Scan &c, const Spot &at, const uint8_t *flags,
-                                                Tokens &s)
-{
-    if (threadIdx.x < CHUNK) {
-        int64_t t = min(at.first + threadIdx.x, c.seq - 1);
-        float decay = c.decay ? decays_of(c, at)[t * c.decay_token] : 0.0f;
-        s.one[threadIdx.x] = log2_decay(decay, flags[threadIdx.x]);
-    }
-    __syncthreads();
-    if (threadIdx.x < CHUNK) {
-        float sum = 0;
-        for (int t = 0; t <= threadIdx.x; t++) sum += s.one[t];
-        s.g[threadIdx.x] = sum;
-        if (threadIdx.x == CHUNK - 1) s.end = sum;
-    }
-    __syncthreads();
-}
-
 /* a_ts of a steep chunk. g: (CHUNK, P + 8) */
 template <int P>
 static __device__ __noinline__ float score_of_pair(const Chunks &w, const Spot &at,
@@ -253,8 +237,8 @@ template <int P>
 static __device__ void put_steep_scores(const Chunks &w, const Spot &at, const uint8_t *flags,
                                         const float *g, bf16 *a)
 {
-    int t = threadIdx.x / 4;
-    for (int s = threadIdx.x % 4; s < CHUNK; s += 4) {
+    int t = threadIdx.x / SCORE_LANES;
+    for (int s = threadIdx.x % SCORE_LANES; s < CHUNK; s += SCORE_LANES) {
         float x = s <= t ? w.scale * score_of_pair<P>(w, at, flags, g, t, s) : 0.0f;
         a[t * SCORES_PITCH + s] = __float2bfloat16_rn(x);
     }
@@ -268,15 +252,16 @@ struct Corner {
 template <int P> static __device__ inline Corner corner_of()
 {
     int warp = threadIdx.x / WARP;
-    return {warp % 4 * 16, warp / 4 * (P / 2)};
+    return {warp % 4 * 16, warp / 4 * (P / ACROSS)};
 }
 
-/* A warp's 16 x 32 of left right^T (CHUNK, CHUNK), both tiles of P columns. */
+/* A warp's part of left right^T (CHUNK, CHUNK), both tiles of P columns. */
 template <int P>
-static __device__ inline void multiply_scores(float (&c)[4][4], const bf16 *left, const bf16 *right)
+static __device__ inline void multiply_scores(float (&c)[SCORES][4], const bf16 *left,
+                                              const bf16 *right)
 {
     Corner at = corner_of<CHUNK>();
-    multiply_tiles<4, false, false>(c, left, P + 8, at.row, right, P + 8, at.column, P);
+    multiply_tiles<SCORES, false, false>(c, left, P + 8, at.row, right, P + 8, at.column, P);
 }
 
 /* Element (t, s) of lane's c[n][i]. */
@@ -290,21 +275,15 @@ static __device__ inline int lane_column(int n, int i)
     return 8 * n + threadIdx.x % 4 * 2 + (i & 1);
 }
 
-/* exp(G_t - G_s) if there is one for all channels, else 1. */
-static __device__ inline float token_factor(const Tokens *s, int t, int u)
-{
-    return s ? power_of_2(s->g[t] - s->g[u]) : 1.0f;
-}
-
-/* Products of tokens, times `scale` and the tokens' factor, where t > s, or t = s unless STRICT, go to
- * a tile. diagonal (unless NULL) gets those of t = s. */
+/* Products of tokens, times `scale`, where t > s, or t = s unless STRICT, go to a tile. diagonal (unless
+ * NULL) gets those of t = s. */
 template <bool STRICT>
-static __device__ inline void put_scores(const float (&c)[4][4], float scale, const Tokens *tokens,
-                                         bf16 *a, float *diagonal)
+static __device__ inline void put_scores(const float (&c)[SCORES][4], float scale, bf16 *a,
+                                         float *diagonal)
 {
     Corner at = corner_of<CHUNK>();
 #pragma unroll
-    for (int n = 0; n < 4; n++)
+    for (int n = 0; n < SCORES; n++)
 #pragma unroll
         for (int i = 0; i < 4; i += 2) {
             int t = at.row + lane_row(i), s = at.column + lane_column(n, i);
@@ -312,44 +291,59 @@ static __device__ inline void put_scores(const float (&c)[4][4], float scale, co
 #pragma unroll
             for (int k = 0; k < 2; k++) {
                 bool counts = STRICT ? t > s + k : t >= s + k;
-                x[k] = counts ? scale * c[n][i + k] * token_factor(tokens, t, s + k) : 0.0f;
+                x[k] = counts ? scale * c[n][i + k] : 0.0f;
                 if (diagonal && t == s + k) diagonal[t] = scale * c[n][i + k];
             }
             *(uint32_t *)(a + t * SCORES_PITCH + s) = two(x[0], x[1]);
         }
 }
 
-/* A state to a tile (P, P + 8), its rows times `factor` (NULL: as they are). If `other` is not NULL,
- * dots gets the sum over head_v of both, for each row. */
-template <int P>
-static __device__ inline void load_state(const Scan &c, const bf16 *state, const float *factor,
-                                         const bf16 *other, float *dots, bf16 *tile)
-{
-    const int PITCH = P + 8, LANES_OF_ROW = P / 8, STEP = CHUNK_THREADS / LANES_OF_ROW;
-    int column = threadIdx.x % LANES_OF_ROW * 8, first = threadIdx.x / LANES_OF_ROW;
-    uint4 mine[P / STEP], others[P / STEP];
-#pragma unroll
-    for (int i = 0; i < P / STEP; i++) {
-        int64_t at = min(first + i * STEP, (int)c.nk - 1) * c.nv + min(column, (int)c.nv - 8);
-        mine[i] = *(const uint4 *)(state + at);
-        others[i] = dots ? *(const uint4 *)(other + at) : mine[i];
+/* A thread's part of a state on its way to a tile. */
+template <int P> struct StateLoad {
+    static const int LANES_OF_ROW = P / 8, STEP = CHUNK_THREADS / LANES_OF_ROW, N = P / STEP;
+    uint4 x[N];
+
+    static __device__ int row(int i)
+    {
+        return threadIdx.x / LANES_OF_ROW + i * STEP;
     }
+    static __device__ int column()
+    {
+        return threadIdx.x % LANES_OF_ROW * 8;
+    }
+};
+
+template <int P>
+static __device__ inline void fetch_state(const Scan &c, const bf16 *state, StateLoad<P> &l)
+{
 #pragma unroll
-    for (int i = 0; i < P / STEP; i++) {
-        int row = first + i * STEP;
+    for (int i = 0; i < l.N; i++)
+        l.x[i] = *(const uint4 *)(state + min(l.row(i), (int)c.nk - 1) * c.nv +
+                                  min(l.column(), (int)c.nv - 8));
+}
+
+/* To a tile (P, P + 8), its rows times `factor`. If dots is not NULL, it gets the sum over head_v of
+ * this state and `other`, for each row. */
+template <int P>
+static __device__ inline void put_state(const Scan &c, const StateLoad<P> &l, const float *factor,
+                                        const StateLoad<P> *other, float *dots, bf16 *tile)
+{
+#pragma unroll
+    for (int i = 0; i < l.N; i++) {
+        int row = l.row(i), column = l.column();
         bool there = row < c.nk && column < c.nv;
-        Pack x = there ? Floats{&mine[i], true}.pack(0, PACK) : Pack{};
+        Pack x = there ? Floats{&l.x[i], true}.pack(0, PACK) : Pack{};
         if (dots) {
-            Pack z = Floats{&others[i], true}.pack(0, PACK);
+            Pack z = Floats{&other->x[i], true}.pack(0, PACK);
             float sum = 0;
             for (int k = 0; k < PACK; k++) sum += x.x[k] * (there ? z.x[k] : 0.0f);
-            for (int step = LANES_OF_ROW / 2; step > 0; step /= 2)
+            for (int step = l.LANES_OF_ROW / 2; step > 0; step /= 2)
                 sum += __shfl_xor_sync(~0u, sum, step);
             if (column == 0) dots[row] = sum;
         }
-        float f = factor ? factor[row] : 1.0f;
+        float f = factor[row];
         for (int k = 0; k < PACK; k++) x.x[k] *= f;
-        Results{tile + row * PITCH + column, true}.pack(0, PACK, x);
+        Results{tile + row * (P + 8) + column, true}.pack(0, PACK, x);
     }
 }
 
@@ -362,7 +356,7 @@ static __device__ inline void put_rows(const Scan &c, const Spot &at, Corner cor
     for (int half = 0; half < 2; half++) {
         int64_t s = at.first + corner.row + lane_row(2 * half);
 #pragma unroll
-        for (int i = 0; i < N; i += 4) {
+        for (int i = 0; i + 3 < N; i += 4) {
             uint32_t u[4];
 #pragma unroll
             for (int k = 0; k < 4; k++) u[k] = two(x[i + k][2 * half], x[i + k][2 * half + 1]);
@@ -371,12 +365,19 @@ static __device__ inline void put_rows(const Scan &c, const Spot &at, Corner cor
             if (s < c.seq && column < n)
                 *(uint4 *)(out + row_at(c, at, s, n) + column) = make_uint4(u[0], u[1], u[2], u[3]);
         }
+#pragma unroll
+        for (int i = N / 4 * 4; i < N; i++) {
+            int column = corner.column + lane_column(i, 0);
+            if (s < c.seq && column < n)
+                *(uint32_t *)(out + row_at(c, at, s, n) + column) =
+                    two(x[i][2 * half], x[i][2 * half + 1]);
+        }
     }
 }
 
 /* ---- one chunk after another: states ---- */
 
-enum { STATE_ROWS = 32, STATE_COLUMNS = 64, STATE_THREADS = 128 };
+enum { STATE_COLUMNS = 64 };
 
 /* forwards:  X before each chunk goes to `to`;  X = exp(G_end) X + sum of (r_s exp(G_end - G_s)) o_s^T
  * backwards: X at each chunk's end goes there;  X = exp(G_end) X + sum of (r_s exp(G_s)) o_s^T
@@ -400,9 +401,9 @@ lmoe_status cuda_walk_chunks(const lmoe_args *a, const Walk *w, int64_t batch, i
  * starts are known, then each with its own. By shapes alone, as results must not depend on the GPU. */
 static inline int64_t stretches_of(const lmoe_buf *k, const lmoe_buf *v)
 {
-    const int64_t enough = 512, shortest = 8;
-    int64_t parts = cuda_pieces(k->dim[3], STATE_ROWS) * cuda_pieces(v->dim[3], STATE_COLUMNS);
-    int64_t chunks = cuda_pieces(k->dim[1], CHUNK), blocks = k->dim[0] * k->dim[2] * parts;
+    const int64_t enough = 128, shortest = 8;
+    int64_t chunks = cuda_pieces(k->dim[1], CHUNK);
+    int64_t blocks = k->dim[0] * k->dim[2] * cuda_pieces(v->dim[3], STATE_COLUMNS);
     int64_t most = cuda_max(1, cuda_min(enough / blocks, chunks / shortest));
     return cuda_pieces(chunks, cuda_pieces(chunks, most));
 }
@@ -419,6 +420,7 @@ static inline int can_chunk(const lmoe_args *a, int decay, int carry)
 {
     const lmoe_buf *k = &a->in[1], *v = &a->in[2];
     if (!can_scan(a, decay, carry) || !cuda_is_bf16(k) || k->dim[1] < 16) return 0;
+    if (a->in[decay].rank != 4) return 0; /* scan_head.cu */
     return cuda_is_bf16(&a->in[0]) && cuda_is_bf16(v) && k->dim[3] % 8 == 0 && v->dim[3] % 8 == 0 &&
            k->dim[3] <= MOST_CHANNELS && v->dim[3] <= MOST_CHANNELS;
 }

@@ -10,6 +10,7 @@
  * Terms of u = t = s are in both parts of the last sum and cancel, so they are left out of it and
  * added to dq and dk at the end. M comes from a walk forwards, D from one backwards.
  */
+#define SCAN_CHUNK_THREADS 512
 #include "scan_chunk.cuh"
 
 enum { Q, K, V, DECAY, RESET, SKIP, DY, CARRY, DCARRY };
@@ -23,15 +24,12 @@ template <int P> struct GradShared {
     float g[CHUNK * (P + 8)];    /* G; then what ddecay sums up */
     uint8_t flags[CHUNK];
     float same[CHUNK], dots[P]; /* scale p_tt; rowsum(M_end * D) */
-    union {
-        Channels<P> channels;
-        Tokens tokens;
-    };
+    Channels<P> channels;
 };
 
 struct Gradients {
     bf16 *dq, *dk, *dv; /* each may be NULL */
-    float *ddecay;      /* (batch seq heads head_k), or (batch seq heads); may be NULL */
+    float *ddecay;      /* (batch seq heads head_k); may be NULL */
 };
 
 /* ---- what a pair of tokens gives in a steep chunk ---- */
@@ -57,21 +55,20 @@ static __device__ __noinline__ float steep_sum(const Chunks &w, const Spot &at,
 
 /* A warp's part of dq (x: without the factor of its channels), or, OF_K, of dk. Terms for ddecay are
  * added to e, those of dk with a minus. Unless STEEP, both tiles have the same factor's inverses. */
-template <int P, bool BY_CHANNEL, bool OF_K, bool STEEP>
+template <int P, int N, bool OF_K, bool STEEP>
 static __device__ inline void finish_rows(const Chunks &w, const Spot &at, GradShared<P> *s,
-                                          float (&x)[P / 16][4], float (&e)[P / 16][4], bf16 *out)
+                                          float (&x)[N][4], float (&e)[N][4], bf16 *out)
 {
     Corner corner = corner_of<P>();
     const bf16 *tile = OF_K ? s->k : s->q, *other = OF_K ? s->q : s->k;
     const bf16 *raw = OF_K ? w.k : w.q, *raw_other = OF_K ? w.q : w.k;
 #pragma unroll
-    for (int n = 0; n < P / 16; n++)
+    for (int n = 0; n < N; n++)
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             int t = corner.row + lane_row(i), k = corner.column + lane_column(n, i);
-            float g = BY_CHANNEL ? s->g[t * (P + 8) + k] : 0.0f, factor = 1.0f;
-            if (BY_CHANNEL)
-                factor = power_of_2(OF_K ? s->channels.k_from[k] - g : g - s->channels.q_from[k]);
+            float g = s->g[t * (P + 8) + k];
+            float factor = power_of_2(OF_K ? s->channels.k_from[k] - g : g - s->channels.q_from[k]);
             float term = (float)tile[t * (P + 8) + k] * x[n][i];
             float result = factor * x[n][i];
             if (!STEEP) {
@@ -85,24 +82,15 @@ static __device__ inline void finish_rows(const Chunks &w, const Spot &at, GradS
             e[n][i] += OF_K ? -term : term;
             x[n][i] = result;
         }
-    if (out) put_rows<P / 16>(w.c, at, corner, x, out, w.c.nk);
+    if (out) put_rows<N>(w.c, at, corner, x, out, w.c.nk);
 }
 
-/* Rows of a token times what its place gives, if there is one decay for all channels. */
-template <int P, bool BY_CHANNEL>
-static __device__ inline void scale_rows(float (&x)[P / 16][4], float scale, const GradShared<P> *s,
-                                         bool from_end)
+template <int N> static __device__ inline void clear(float (&x)[N][4])
 {
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-        float factor = scale;
-        if (!BY_CHANNEL) {
-            float g = s->tokens.g[corner_of<P>().row + lane_row(i)];
-            factor *= power_of_2(from_end ? s->tokens.end - g : g);
-        }
+    for (int n = 0; n < N; n++)
 #pragma unroll
-        for (int n = 0; n < P / 16; n++) x[n][i] *= factor;
-    }
+        for (int i = 0; i < 4; i++) x[n][i] = 0;
 }
 
 /* ---- ddecay ---- */
@@ -127,113 +115,82 @@ static __device__ void put_channel_decays(const Chunks &w, const Spot &at, GradS
     }
 }
 
-/* The same, summed over channels: one number for each token. */
-template <int P>
-static __device__ void put_token_decays(const Chunks &w, const Spot &at, GradShared<P> *s,
-                                        float *ddecay)
-{
-    int t = threadIdx.x / 4, lane = threadIdx.x % 4;
-    float sum = 0;
-    for (int k = lane; k < P; k += 4) sum += s->g[t * (P + 8) + k];
-    sum += __shfl_xor_sync(~0u, sum, 1);
-    sum += __shfl_xor_sync(~0u, sum, 2);
-    if (lane == 0) s->tokens.one[t] = sum;
-    __syncthreads();
-    if (threadIdx.x >= CHUNK) return;
-    float later = 0;
-    for (int k = 0; k < P; k++) later += s->dots[k];
-    for (int u = CHUNK - 1; u >= (int)threadIdx.x; u--) later += s->tokens.one[u];
-    int64_t token = at.first + threadIdx.x;
-    if (token >= w.c.seq) return;
-    ddecay[row_at(w.c, at, token, 1)] = s->flags[threadIdx.x] ? 0.0f : later;
-}
-
 /* ---- a chunk ---- */
 
-template <int P, bool BY_CHANNEL>
+template <int P>
 static __global__ void __launch_bounds__(CHUNK_THREADS, 1) gradients(Chunks w, Gradients to)
 {
     extern __shared__ __align__(16) char memory[];
     GradShared<P> *s = (GradShared<P> *)memory;
-    const int PITCH = P + 8, N = P / 16;
+    const int PITCH = P + 8, N = P / ACROSS / 8;
     Spot at = {blockIdx.z, blockIdx.y, (int64_t)blockIdx.x * CHUNK};
     int64_t lane = blockIdx.z * w.c.heads + blockIdx.y, size = w.c.nk * w.c.nv;
     const bf16 *begin = w.begins + (lane * (w.chunks + 1) + blockIdx.x) * size;
     const bf16 *end = w.ends + (lane * w.chunks + blockIdx.x) * size;
-    const Tokens *tokens = BY_CHANNEL ? NULL : &s->tokens;
     Corner corner = corner_of<P>();
-    bool steep = false;
     Part<P> mine;
+    StateLoad<P> state, after;
     find_flags(w.c, at, s->flags);
-    if (BY_CHANNEL) load_part<P>(w, at, mine);
+    load_part<P>(w, at, mine);
     __syncthreads();
     copy_rows<P, CHUNK_THREADS>(w.c, at, s->flags, w.v, (int)w.c.nv, 0, s->v, PITCH);
     copy_rows<P, CHUNK_THREADS>(w.c, at, s->flags, w.dy, (int)w.c.nv, 0, s->dy, PITCH);
-    if (BY_CHANNEL) {
-        steep = sum_decays<P>(w.c, s->flags, mine, s->channels);
-        put_factored<P>(mine, s->channels, s->q, s->k, s->g);
-    } else {
-        copy_rows<P, CHUNK_THREADS>(w.c, at, s->flags, w.q, (int)w.c.nk, 0, s->q, PITCH);
-        copy_rows<P, CHUNK_THREADS>(w.c, at, s->flags, w.k, (int)w.c.nk, 0, s->k, PITCH);
-        find_token_decays(w.c, at, s->flags, s->tokens);
-    }
     copies_commit();
-    load_state<P>(w.c, begin, BY_CHANNEL ? s->channels.begin : NULL, NULL, NULL, s->state);
+    bool steep = sum_decays<P>(w.c, s->flags, mine, s->channels);
+    put_factored<P>(mine, s->channels, s->q, s->k, s->g);
+    fetch_state<P>(w.c, begin, state);
     copies_wait<0>();
     __syncthreads();
     {
-        float c[4][4] = {};
+        float c[SCORES][4] = {};
         multiply_scores<P>(c, s->dy, s->v);
-        put_scores<true>(c, w.scale, tokens, s->p, s->same);
+        put_scores<true>(c, w.scale, s->p, s->same);
     }
     if (steep) {
         put_steep_scores<P>(w, at, s->flags, s->g, s->a);
     } else {
-        float c[4][4] = {};
+        float c[SCORES][4] = {};
         multiply_scores<P>(c, s->q, s->k);
-        put_scores<false>(c, w.scale, tokens, s->a, NULL);
+        put_scores<false>(c, w.scale, s->a, NULL);
     }
+    put_state<P>(w.c, state, s->channels.begin, NULL, NULL, s->state);
+    fetch_state<P>(w.c, end, state); /* both under way meanwhile */
+    if (to.ddecay) fetch_state<P>(w.c, begin + size, after);
     __syncthreads();
 
     float x[N][4] = {}, e[N][4] = {};
     multiply_tiles<N, false, false>(x, s->dy, PITCH, corner.row, s->state, PITCH, corner.column, P);
-    scale_rows<P, BY_CHANNEL>(x, w.scale, s, false);
-    if (!steep)
-        multiply_tiles<N, false, true>(x, s->p, SCORES_PITCH, corner.row, s->k, PITCH,
-                                       corner.column, CHUNK);
-    if (BY_CHANNEL && steep)
-        finish_rows<P, BY_CHANNEL, false, BY_CHANNEL>(w, at, s, x, e, to.dq);
-    else
-        finish_rows<P, BY_CHANNEL, false, false>(w, at, s, x, e, to.dq);
-    __syncthreads(); /* M was read */
-
-    load_state<P>(w.c, end, BY_CHANNEL ? s->channels.end : NULL, begin + size,
-                  to.ddecay ? s->dots : NULL, s->state);
-    __syncthreads();
 #pragma unroll
     for (int n = 0; n < N; n++)
 #pragma unroll
-        for (int i = 0; i < 4; i++) x[n][i] = 0;
-    multiply_tiles<N, false, false>(x, s->v, PITCH, corner.row, s->state, PITCH, corner.column, P);
-    scale_rows<P, BY_CHANNEL>(x, 1.0f, s, true);
+        for (int i = 0; i < 4; i++) x[n][i] *= w.scale;
     if (!steep)
-        multiply_tiles<N, true, true>(x, s->p, SCORES_PITCH, corner.row, s->q, PITCH, corner.column,
-                                      CHUNK);
-    if (BY_CHANNEL && steep)
-        finish_rows<P, BY_CHANNEL, true, BY_CHANNEL>(w, at, s, x, e, to.dk);
+        multiply_tiles<N, false, true>(x, s->p, SCORES_PITCH, corner.row, s->k, PITCH,
+                                       corner.column, corner.row + 16);
+    if (steep)
+        finish_rows<P, N, false, true>(w, at, s, x, e, to.dq);
     else
-        finish_rows<P, BY_CHANNEL, true, false>(w, at, s, x, e, to.dk);
+        finish_rows<P, N, false, false>(w, at, s, x, e, to.dq);
+    __syncthreads(); /* M was read */
+
+    put_state<P>(w.c, state, s->channels.end, &after, to.ddecay ? s->dots : NULL, s->state);
+    __syncthreads();
+    const int row = corner.row, later = CHUNK - row;
+    clear(x);
+    multiply_tiles<N, false, false>(x, s->v, PITCH, row, s->state, PITCH, corner.column, P);
+    if (!steep)
+        multiply_tiles<N, true, true>(x, s->p + row * SCORES_PITCH, SCORES_PITCH, row,
+                                      s->q + row * PITCH, PITCH, corner.column, later);
+    if (steep)
+        finish_rows<P, N, true, true>(w, at, s, x, e, to.dk);
+    else
+        finish_rows<P, N, true, false>(w, at, s, x, e, to.dk);
 
     if (to.dv) {
-#pragma unroll
-        for (int n = 0; n < N; n++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) x[n][i] = 0;
-        multiply_tiles<N, false, true>(x, s->k, PITCH, corner.row, s->state, PITCH, corner.column,
-                                       P);
-        scale_rows<P, BY_CHANNEL>(x, 1.0f, s, true);
-        multiply_tiles<N, true, true>(x, s->a, SCORES_PITCH, corner.row, s->dy, PITCH,
-                                      corner.column, CHUNK);
+        clear(x);
+        multiply_tiles<N, false, true>(x, s->k, PITCH, row, s->state, PITCH, corner.column, P);
+        multiply_tiles<N, true, true>(x, s->a + row * SCORES_PITCH, SCORES_PITCH, row,
+                                      s->dy + row * PITCH, PITCH, corner.column, later);
         put_rows<N>(w.c, at, corner, x, to.dv, w.c.nv);
     }
     if (!to.ddecay) return;
@@ -242,32 +199,19 @@ static __global__ void __launch_bounds__(CHUNK_THREADS, 1) gradients(Chunks w, G
     for (int n = 0; n < N; n++)
 #pragma unroll
         for (int i = 0; i < 4; i += 2)
-            *(float2 *)(s->g + (corner.row + lane_row(i)) * (P + 8) + corner.column +
-                        lane_column(n, i)) = make_float2(e[n][i], e[n][i + 1]);
+            *(float2 *)(s->g + (row + lane_row(i)) * (P + 8) + corner.column + lane_column(n, i)) =
+                make_float2(e[n][i], e[n][i + 1]);
     __syncthreads();
-    if (BY_CHANNEL)
-        put_channel_decays<P>(w, at, s, to.ddecay);
-    else
-        put_token_decays<P>(w, at, s, to.ddecay);
+    put_channel_decays<P>(w, at, s, to.ddecay);
 }
 
 /* ---- the kernel ---- */
 
-/* A decay for each head: sums over all tokens, a block a head. x: (token heads) */
-static __global__ void add_tokens(const float *x, int64_t tokens, int64_t heads, float *y)
-{
-    double sum = 0;
-    for (int64_t t = threadIdx.x; t < tokens; t += blockDim.x) sum += x[t * heads + blockIdx.x];
-    sum = block_sum(sum);
-    if (threadIdx.x == 0) y[blockIdx.x] = (float)sum;
-}
-
-template <int P, bool BY_CHANNEL>
-static void run(const lmoe_args *a, const Chunks &w, const Gradients &to)
+template <int P> static void run(const lmoe_args *a, const Chunks &w, const Gradients &to)
 {
     dim3 grid((unsigned)w.chunks, (unsigned)w.c.heads, (unsigned)w.batch);
-    allow_shared(gradients<P, BY_CHANNEL>, sizeof(GradShared<P>));
-    gradients<P, BY_CHANNEL><<<grid, CHUNK_THREADS, sizeof(GradShared<P>), stream_of(a)>>>(w, to);
+    allow_shared(gradients<P>, sizeof(GradShared<P>));
+    gradients<P><<<grid, CHUNK_THREADS, sizeof(GradShared<P>), stream_of(a)>>>(w, to);
 }
 
 static int can(const lmoe_args *a)
@@ -276,18 +220,11 @@ static int can(const lmoe_args *a)
            !lmoe_buf_present(cuda_at(a->in, a->n_in, DCARRY + 1));
 }
 
-/* Tokens' sums, if the decay is one for each head. */
-static int64_t token_words(const lmoe_args *a)
-{
-    const lmoe_buf *k = &a->in[K], *d = cuda_at(a->out, a->n_out, 3);
-    return lmoe_buf_present(d) && d->rank == 1 ? k->dim[0] * k->dim[1] * k->dim[2] : 0;
-}
-
 static size_t workspace(const lmoe_args *a)
 {
     int64_t chunks = cuda_pieces(a->in[K].dim[1], CHUNK);
     return cuda_words(state_words(a, chunks + 1)) + cuda_words(state_words(a, chunks)) +
-           cuda_words(walk_words(a)) + cuda_words(token_words(a));
+           cuda_words(walk_words(a));
 }
 
 static lmoe_status launch(const lmoe_args *a)
@@ -296,9 +233,7 @@ static lmoe_status launch(const lmoe_args *a)
     char *cursor = (char *)a->workspace;
     bf16 *begins = (bf16 *)cuda_take(&cursor, state_words(a, w.chunks + 1));
     bf16 *ends = (bf16 *)cuda_take(&cursor, state_words(a, w.chunks));
-    float *room = (float *)cuda_take(&cursor, walk_words(a));
-    float *by_token = (float *)cursor, *ddecay = output<float>(a, 3);
-    bool by_head = token_words(a) > 0;
+    float *room = (float *)cursor;
     w.scale = (float)((const lmoe_scan_diag_attrs *)a->attrs)->scale;
     w.q = input<bf16>(a, Q);
     w.k = input<bf16>(a, K);
@@ -312,15 +247,8 @@ static lmoe_status launch(const lmoe_args *a)
     LMOE_TRY(cuda_walk_chunks(a, &forth, w.batch, 0));
     LMOE_TRY(cuda_walk_chunks(a, &back, w.batch, 1));
     Gradients to = {output<bf16>(a, 0), output<bf16>(a, 1), output<bf16>(a, 2),
-                    by_head ? by_token : ddecay};
-    bool wide = w.c.nk > 64 || w.c.nv > 64;
-    if (w.c.decay_row)
-        wide ? run<128, true>(a, w, to) : run<64, true>(a, w, to);
-    else
-        wide ? run<128, false>(a, w, to) : run<64, false>(a, w, to);
-    if (by_head && ddecay)
-        add_tokens<<<(unsigned)w.c.heads, THREADS, 0, stream_of(a)>>>(by_token, w.batch * w.c.seq,
-                                                                      w.c.heads, ddecay);
+                    output<float>(a, 3)};
+    w.c.nk > 64 || w.c.nv > 64 ? run<128>(a, w, to) : run<64>(a, w, to);
     return cuda_launched(a);
 }
 

@@ -139,6 +139,14 @@ static __global__ void add_decay(const float *x, int64_t n, int64_t terms, int64
     if (threadIdx.x == 0) y[blockIdx.x] = (float)sum;
 }
 
+void cuda_add_decays(const lmoe_args *a, const float *x, int64_t rows, int64_t heads,
+                     int64_t tokens, const lmoe_buf *y)
+{
+    bool by_head = y->rank == 1; /* else by token and head */
+    add_decay<<<(unsigned)lmoe_buf_count(y), by_head ? THREADS : WARP, 0, stream_of(a)>>>(
+        x, rows, by_head ? tokens : 1, heads * rows, (float *)y->data);
+}
+
 /* ---- the kernel ---- */
 
 /* What ddecay needs of the workspace. */
@@ -188,11 +196,7 @@ template <int R> static void run_decay(const lmoe_args *a, const Scan &c, float 
     w.states = (float *)cuda_take(&cursor, o.states);
     w.to = o.whole ? (float *)cursor : ddecay;
     decay_grad<R><<<scan_grid(c, batch, c.nk), dim3(OWN, LANES), 0, stream_of(a)>>>(w);
-    if (!o.whole) return;
-    bool by_head = a->out[3].rank == 1; /* else by token and head */
-    int64_t sums = lmoe_buf_count(&a->out[3]), terms = by_head ? batch * c.seq : 1;
-    add_decay<<<(unsigned)sums, by_head ? THREADS : WARP, 0, stream_of(a)>>>(
-        w.to, c.nk, terms, c.heads * c.nk, ddecay);
+    if (o.whole) cuda_add_decays(a, w.to, c.nk, c.heads, batch * c.seq, &a->out[3]);
 }
 
 /* Scans whose reduced axis is head_v. */
