@@ -47,8 +47,9 @@ enum {
     READ_Q, /* scale exp(G); 0 where no q reads */
     TO_END, /* exp(G_end - G) */
     END,    /* exp(G_end), in the first one */
-    SUMS,   /* G */
-    SUMS_A, /* H */
+    SUMS,   /* G; infinite where there is no row, so that nothing is left of it */
+    SUMS_Q, /* G; -infinite where no q reads */
+    SUMS_A, /* H; -infinite where there is no row */
     FLAGS,  /* a sum of ROW ... */
     FACTORS = 8
 };
@@ -253,23 +254,20 @@ template <int N> static __device__ inline void clear(float (&x)[N][4])
 
 /* A warp's 16 x (8 N) of the products of rows of two tiles of P columns, times their factors and
  * `scale`, where the right one's step comes before the left one's, STRICTly or not; 0 elsewhere. sums:
- * of the left rows; reads: a flag that they must have. */
+ * of the left rows. */
 template <int P, int N, bool STRICT>
 static __device__ inline void put_pairs(const bf16 *left, const bf16 *right, const float *f,
-                                        int sums, float scale, int reads, bf16 *to)
+                                        int sums, float scale, bf16 *to)
 {
     int row = threadIdx.x / WARP % 4 * 16, column = threadIdx.x / WARP / 4 * (8 * N);
     float x[N][4] = {};
     multiply_tiles<N, false, false>(x, left, P + 8, row, right, P + 8, column, P);
     each_pair(x, row, column, [&](int t, int s, float *p) {
-        bool row_reads = (int)f[FLAGS * CHUNK + t] & reads;
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-            bool there = row_reads && (int)f[FLAGS * CHUNK + s + i] & ROW;
-            there = there && (STRICT ? s + i < t : s + i <= t);
-            float factor = power_of_2(f[sums * CHUNK + t] - f[SUMS * CHUNK + s + i]);
-            p[i] = there ? scale * factor * p[i] : 0.0f;
-        }
+        float own = f[sums * CHUNK + t];
+        float2 other = *(const float2 *)(f + SUMS * CHUNK + s);
+        bool first = STRICT ? s < t : s <= t, second = STRICT ? s + 1 < t : s + 1 <= t;
+        p[0] = first ? scale * power_of_2(own - other.x) * p[0] : 0.0f;
+        p[1] = second ? scale * power_of_2(own - other.y) * p[1] : 0.0f;
         *(uint32_t *)(to + t * PITCH_64 + s) = two(p[0], p[1]);
     });
 }

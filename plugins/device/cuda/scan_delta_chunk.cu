@@ -50,8 +50,9 @@ static __device__ inline void find_factors(const Steps &c, const Place &at, floa
         f[READ_Q * CHUNK + i] = flags & READS ? c.scale * power_of_2(own) : 0.0f;
         f[TO_END * CHUNK + i] = flags & ROW ? power_of_2(all - own) : 0.0f;
         f[END * CHUNK + i] = power_of_2(all);
-        f[SUMS * CHUNK + i] = own;
-        f[SUMS_A * CHUNK + i] = of_a;
+        f[SUMS * CHUNK + i] = flags & ROW ? own : INFINITY;
+        f[SUMS_Q * CHUNK + i] = flags & READS ? own : -INFINITY;
+        f[SUMS_A * CHUNK + i] = flags & ROW ? of_a : -INFINITY;
         f[FLAGS * CHUNK + i] = (float)flags;
     }
     __syncthreads();
@@ -137,11 +138,11 @@ template <int P> static __global__ void __launch_bounds__(WITHIN_THREADS, 2) wit
     __syncthreads();
     for (int i = threadIdx.x; i < FACTORS * CHUNK; i += WITHIN_THREADS)
         c.factors[number * FACTORS * CHUNK + i] = s->factors[i];
-    put_pairs<P, 4, true>(s->a, s->k, s->factors, SUMS_A, 1.0f, ROW, s->erase);
+    put_pairs<P, 4, true>(s->a, s->k, s->factors, SUMS_A, 1.0f, s->erase);
     __syncthreads();
     invert(s->erase, s->inverse, s->between);
     put_square(s->inverse, s->factors + FLAGS * CHUNK, c.t + number * CHUNK * CHUNK);
-    put_pairs<P, 4, false>(s->q, s->k, s->factors, SUMS, c.scale, READS, s->erase);
+    put_pairs<P, 4, false>(s->q, s->k, s->factors, SUMS_Q, c.scale, s->erase);
     __syncthreads();
     put_square(s->erase, NULL, c.p + number * CHUNK * CHUNK);
 }

@@ -148,7 +148,7 @@ template <int P> struct GradShared {
     bf16 dp[CHUNK * PITCH_64];
     float factors[FACTORS * CHUNK];
     float of_q[GRAD_COLUMNS][CHUNK], of_a[GRAD_COLUMNS][CHUNK], of_k[GRAD_COLUMNS][CHUNK];
-    float met, half[2];
+    float met[GRAD_THREADS / WARP], half[2];
     /* where something is erased */
     alignas(16) bf16 da[CHUNK * PITCH_64];
     bf16 a[TILE], e[TILE];
@@ -207,7 +207,7 @@ static __device__ inline void load_end(const Steps &c, const bf16 *end, EndPart<
                                      min(column, c.nv - 8));
 }
 
-/* D . M_end, to s->met; D's tile is zero past its ends. */
+/* D . M_end, a warp's part of it to s->met; D's tile is zero past its ends. */
 template <int P> static __device__ inline void meet_states(const EndPart<P> &part, GradShared<P> *s)
 {
     int row = threadIdx.x / part.LINE, column = threadIdx.x % part.LINE * 8;
@@ -219,8 +219,8 @@ template <int P> static __device__ inline void meet_states(const EndPart<P> &par
 #pragma unroll
         for (int k = 0; k < 4; k++) sum += low(m[k]) * low(d[k]) + high(m[k]) * high(d[k]);
     }
-    sum = block_sum(sum);
-    if (threadIdx.x == 0) s->met = sum;
+    sum = warp_sum(sum);
+    if (threadIdx.x % WARP == 0) s->met[threadIdx.x / WARP] = sum;
 }
 
 /* From the dots of the rows: sums over what comes later, by two warps. */
@@ -243,11 +243,12 @@ static __device__ inline void put_decays(const Steps &c, const Place &at, GradSh
     if (u % WARP == 0) s->half[u / WARP] = sum;
     asm volatile("bar.sync 1, 64;" ::: "memory");
     if (u < WARP) sum += s->half[1];
+    for (int i = 0; i < GRAD_THREADS / WARP; i++) sum += s->met[i];
     if (at.first + u >= c.steps) return;
     int flags = (int)s->factors[FLAGS * CHUNK + u];
     if (!(flags & FIRST)) return;
     int64_t token = at.b * c.seq + token_of(c, at.first + u);
-    ddecay[token * c.heads + at.h] = flags & ROW && !(flags & FORGETS) ? s->met + sum : 0.0f;
+    ddecay[token * c.heads + at.h] = flags & ROW && !(flags & FORGETS) ? sum : 0.0f;
 }
 
 /* Grid: (chunks, heads, batch). */
@@ -278,10 +279,11 @@ static __global__ void __launch_bounds__(GRAD_THREADS, 1) gradients(Steps c, Kno
     if (to.ddecay) load_end<P>(c, begin + size, end);
     copies_wait<1>();
     __syncthreads();
-    put_pairs<P, 2, false>(s->dy, s->x, f, SUMS, c.scale, READS, s->dp);
-    if (ERASE) put_pairs<P, 2, true>(s->e, s->x, f, SUMS_A, -1.0f, ROW, s->da);
+    put_pairs<P, 2, false>(s->dy, s->x, f, SUMS_Q, c.scale, s->dp);
+    if (ERASE) put_pairs<P, 2, true>(s->e, s->x, f, SUMS_A, -1.0f, s->da);
     copies_wait<0>();
     __syncthreads();
+    if (to.ddecay) meet_states<P>(end, s);
     float x[N][4] = {};
     multiply_tiles<N, false, false>(x, s->dy, PITCH, row, s->m, PITCH, column, P);
     scale_rows<N>(x, row, f + READ_Q * CHUNK, 1);
@@ -307,7 +309,6 @@ static __global__ void __launch_bounds__(GRAD_THREADS, 1) gradients(Steps c, Kno
     if (to.ddecay) put_dots<N, P>(x, row, column, s->k, s->of_k[column / (8 * N)]);
     if (to.dk) put_rows<false, N>(c, at, row, column, x, to.dk, c.nk);
     if (!to.ddecay) return;
-    meet_states<P>(end, s);
     __syncthreads();
     put_decays<P, ERASE>(c, at, s, to.ddecay);
 }

@@ -52,17 +52,14 @@ template <bool BACKWARDS>
 static __device__ inline void put_scores(float (&x)[4][4], int row, int column, const float *f,
                                          float scale, bf16 *to)
 {
-    const int SEES = BACKWARDS ? ROW : READS, SEEN = BACKWARDS ? READS : ROW;
+    const int OWN = BACKWARDS ? SUMS : SUMS_Q, OTHER = BACKWARDS ? SUMS_Q : SUMS;
     each_pair(x, row, column, [&](int i, int j, float *p) {
-        bool sees = (int)f[FLAGS * CHUNK + i] & SEES;
-        float own = f[SUMS * CHUNK + i];
-#pragma unroll
-        for (int n = 0; n < 2; n++) {
-            float d = own - f[SUMS * CHUNK + j + n];
-            bool there = sees && (int)f[FLAGS * CHUNK + j + n] & SEEN;
-            there = there && (BACKWARDS ? j + n >= i : j + n <= i);
-            p[n] = there ? scale * power_of_2(BACKWARDS ? -d : d) * p[n] : 0.0f;
-        }
+        float own = f[OWN * CHUNK + i];
+        float2 other = *(const float2 *)(f + OTHER * CHUNK + j);
+        float d0 = own - other.x, d1 = own - other.y;
+        bool first = BACKWARDS ? j >= i : j <= i, second = BACKWARDS ? j + 1 >= i : j + 1 <= i;
+        p[0] = first ? scale * power_of_2(BACKWARDS ? -d0 : d0) * p[0] : 0.0f;
+        p[1] = second ? scale * power_of_2(BACKWARDS ? -d1 : d1) * p[1] : 0.0f;
         *(uint32_t *)(to + i * PITCH_64 + j) = two(p[0], p[1]);
     });
 }
