@@ -33,7 +33,8 @@ seconds=$(($(date +%s) - start))
 echo "$seconds s"
 [ $seconds -le 300 ] || fail "they take $seconds s"
 
-# The first twenty losses of both layouts are equal but for rounding; the last is far below the first.
+# The first losses of both layouts are equal but for rounding, before choices of experts that were nearly
+# even fall otherwise; the last is far below the first.
 cd "$work/tree/decay/runs"
 for run in decay four; do
     sed -n 's/.*"step": *\([0-9]*\).*"train_loss": *\([0-9.]*\).*/\1 \2/p' $run/metrics.jsonl >"$work/$run"
@@ -41,7 +42,7 @@ done
 paste "$work/decay" "$work/four" | awk '
     $1 != $3 { print "other steps: " $0; exit 1 }
     NR == 1 { first = $2 }
-    NR <= 20 && ($2 - $4 > 1e-3 || $4 - $2 > 1e-3) { print "step " $1 ": " $2 ", " $4; exit 1 }
+    NR <= 8 && ($2 - $4 > 1e-3 || $4 - $2 > 1e-3) { print "step " $1 ": " $2 ", " $4; exit 1 }
     { last = $2 }
-    END { if (!(NR >= 20 && last < 0.6 * first)) { print NR " steps, loss " first " to " last; exit 1 } }' ||
+    END { if (!(NR == 500 && last < 0.6 * first)) { print NR " steps, loss " first " to " last; exit 1 } }' ||
     fail "the layouts disagree, or nothing is learned"
