@@ -228,8 +228,8 @@ static inline void learn_u(const learn_head *l, int64_t t, learn_loss *o)
 
 /* Matrices have LEARN_RUN rows, zeros behind the run's end, or such columns. */
 typedef struct learn_run {
-    int64_t begin, tokens;
-    int first; /* 1 if the mini-batch begins with the run */
+    int64_t begin, tokens, rows; /* rows: the tokens, rounded up as products want them */
+    int first;                   /* 1 if the mini-batch begins with the run */
     float keep[LEARN_RUN], fade[LEARN_RUN], lr[LEARN_RUN], tau[LEARN_RUN];
     float c[LEARN_RUN], f[LEARN_RUN], a[LEARN_RUN];
     float cc[LEARN_RUN][LEARN_RUN], aa[LEARN_RUN][LEARN_RUN]; /* C, A */
@@ -320,14 +320,16 @@ static inline void learn_enter_run(const learn_head *l, int64_t t, float *state,
 {
     r->begin = t;
     r->tokens = learn_tokens(l, t);
+    r->rows = (r->tokens + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS;
     r->first = learn_place(l, t) == 0;
     if (r->first) learn_begin(l, state);
     learn_coefficients(l, r);
     learn_rows(l, &l->in[LEARN_Q], r, l->k, r->q);
     learn_rows(l, &l->in[LEARN_K], r, l->k, r->k);
     learn_turn(r->k, l->kp, r->kt);
-    tile_multiply(LEARN_RUN, LEARN_RUN, l->kp, r->q, l->kp, r->kt, LEARN_RUN, r->p, LEARN_RUN);
-    tile_multiply(LEARN_RUN, l->vp, l->kp, r->k, l->kp, state, l->vp, r->x, l->vp);
+    memset(r->p, 0, sizeof *r->p * (size_t)(LEARN_RUN * LEARN_RUN));
+    tile_multiply(r->rows, LEARN_RUN, l->kp, r->q, l->kp, r->kt, LEARN_RUN, r->p, LEARN_RUN);
+    tile_multiply(r->rows, l->vp, l->kp, r->k, l->kp, state, l->vp, r->x, l->vp);
     memset(r->u, 0, sizeof *r->u * (size_t)(LEARN_RUN * l->vp));
     for (int64_t i = 0; i < r->tokens; i++) {
         int64_t at = i * l->vp;

@@ -25,14 +25,14 @@ static void read_run(const learn_head *l, room *r)
     learn_run *n = &r->run;
     const float *s = r->state + l->n, *base = l->places ? r->state : s + l->n;
     learn_scale(n->f, n->q, l->kp, n->weighted);
-    tile_multiply(LEARN_RUN, l->vp, l->kp, n->weighted, l->kp, base, l->vp, r->y, l->vp);
+    tile_multiply(n->rows, l->vp, l->kp, n->weighted, l->kp, base, l->vp, r->y, l->vp);
     learn_scale(n->a, n->q, l->kp, n->weighted);
-    tile_add(LEARN_RUN, l->vp, l->kp, n->weighted, l->kp, s, l->vp, r->y, l->vp);
+    tile_add(n->rows, l->vp, l->kp, n->weighted, l->kp, s, l->vp, r->y, l->vp);
     for (int64_t i = 0; i < LEARN_RUN; i++) {
         for (int64_t j = 0; j < LEARN_RUN; j++)
             r->mix[i * LEARN_RUN + j] = -n->aa[i][j] * n->lr[j] * n->p[i * LEARN_RUN + j];
     }
-    tile_add(LEARN_RUN, l->vp, LEARN_RUN, r->mix, LEARN_RUN, n->u, l->vp, r->y, l->vp);
+    tile_add(n->rows, l->vp, LEARN_RUN, r->mix, LEARN_RUN, n->u, l->vp, r->y, l->vp);
 }
 
 static void run_head(const lmoe_args *a, const learn_head *l, room *r)
