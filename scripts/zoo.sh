@@ -18,7 +18,8 @@ options()
     case $1 in
     based | rebased) echo "heads=4 short_conv=yes" ;;
     bla) echo "short_conv=yes" ;;
-    comba | gated_deltanet | delta_product | kda) echo "heads=2 head_dim=64 expand_v=1" ;;
+    comba | gated_deltanet | kda) echo "heads=2 head_dim=64 expand_v=1" ;;
+    delta_product) echo "heads=2 head_dim=64 expand_v=1 allow_neg_eigval=no" ;;
     deltanet) echo "heads=2" ;;
     log_linear) echo "state=64 levels=8" ;;
     mamba2) echo "state=64" ;;
