@@ -40,10 +40,8 @@ static lmoe_status place(const lmoe_graph_api *api, lmoe_graph *g, lmoe_value_ki
 static lmoe_status spend(const lmoe_graph_api *api, lmoe_graph *g, lmoe_value v, double share)
 {
     const options *o = api->options(g);
-    lmoe_desc d;
-    if (api->size < sizeof *api) /* a host of before this call */
-        return api->fail(g, LMOE_E_UNSUPPORTED, "this lmoe keeps no memory for a strategy");
     count *c = api->memory(g, sizeof *c);
+    lmoe_desc d;
     LMOE_TRY(api->describe(g, v, &d));
     c->collectives++;
     c->bytes += share * (double)lmoe_desc_bytes(&d);
