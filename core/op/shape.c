@@ -16,7 +16,8 @@ lmoe_dtype lmoe__state_of(lmoe_dtype x)
 
 const char *lmoe__dtype_name(lmoe_dtype d)
 {
-    static const char *const names[] = {"none", "f32", "f64", "bf16", "f16", "i32", "i64", "u8", "u16"};
+    static const char *const names[] = {"none", "f32", "f64", "bf16", "f16",
+                                        "i32",  "i64", "u8",  "u16"};
     return (unsigned)d < sizeof names / sizeof *names ? names[d] : "unknown";
 }
 

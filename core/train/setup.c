@@ -65,7 +65,8 @@ static const lmoe_option train_table[] = {
      "Of AdamW's two means: as states (f32; f64 in checks), or bf16, which halves them."},
     {"recompute", O(ENUM, lmoe__train_options, recompute), "none", 0, 0, "none experts", NULL,
      "What is computed again in the backward pass rather than kept, beside the experts' rows and "
-     "activations: nothing; or the experts' first products and all that costs little, such as norms "
+     "activations: nothing; or the experts' first products and all that costs little, such as "
+     "norms "
      "and gates."},
     {"eager", O(BOOL, lmoe__train_options, eager), "no", 0, 0, NULL, NULL,
      "Check every op's results and name the source line of the first NaN; slow."},
