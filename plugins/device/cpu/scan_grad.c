@@ -250,6 +250,9 @@ static int64_t meeting(const walk *w)
     return last && lmoe_buf_present(&w->a->in[DCARRY]) ? w->tokens : w->tokens / 2;
 }
 
+/* A token whose factor is smaller keeps less than the rounding errors of what it forgets. */
+static const float forgets = 0x1p-24f;
+
 /* own (token n), the differences between the ddecay of one token and the next, becomes ddecay;
  * edge: ddecay at the block's start and end, from which they go to the middle. */
 CPU_INLINE void sum_differences(scan_fade fade, int64_t tokens, int64_t middle, int64_t n,
@@ -259,14 +262,14 @@ CPU_INLINE void sum_differences(scan_fade fade, int64_t tokens, int64_t middle, 
         cpu_vec sum = cpu_load(edge[0] + d);
         for (int64_t t = 0; t < middle; t++) {
             cpu_vec difference = cpu_load(own + t * n + d);
-            sum = cpu_where(scan_factor(fade, a, n, t, d) != 0, sum);
+            sum = cpu_where(scan_factor(fade, a, n, t, d) > forgets, sum);
             cpu_store(own + t * n + d, sum);
             sum -= difference;
         }
         sum = cpu_load(edge[1] + d);
         for (int64_t t = tokens - 1; t >= middle; t--) {
             sum += cpu_load(own + t * n + d);
-            sum = cpu_where(scan_factor(fade, a, n, t, d) != 0, sum);
+            sum = cpu_where(scan_factor(fade, a, n, t, d) > forgets, sum);
             cpu_store(own + t * n + d, sum);
         }
     }

@@ -66,7 +66,7 @@ def convolutions(heads, kv_heads, k, v):
             ("v_conv1d.weight", "v_conv1d.weight", shaped(kv_heads, v, 4))]
 
 
-def simple_gla_case(shape, heads, kv_heads=0, conv=True, normalizer=16):
+def simple_gla_case(shape, heads, kv_heads=0, conv=True, normalizer=16, strong=False):
     g, e = kv_heads or heads, shape[2]
     layer = simple_gla.SimpleGatedLinearAttention(
         hidden_size=e, num_heads=heads, num_kv_heads=g, use_short_conv=conv, gate_logit_normalizer=normalizer)
@@ -75,8 +75,16 @@ def simple_gla_case(shape, heads, kv_heads=0, conv=True, normalizer=16):
         ("g_norm_swish_gate.weight", "g_norm_swish_gate.weight", same)]
     if conv:
         weights += convolutions(heads, g, e // heads, e // heads)
+
+    def extreme(name, p):  # one head forgets all from token to token, one nothing, the others now and then
+        if name == "gk_proj.bias":
+            p[:2] += torch.tensor([-40.0, 40.0])
+        if name == "gk_proj.weight":
+            p[2:] *= 30
+
     return Case(
-        name=f"simple_gla_{'' if conv else 'plain_'}{shape[1]}", cls="lsm/simple_gla", shape=shape, module=layer,
+        name=f"simple_gla_{'strong_' if strong else '' if conv else 'plain_'}{shape[1]}", cls="lsm/simple_gla",
+        shape=shape, module=layer, tame=extreme if strong else None,
         oracle="fla SimpleGatedLinearAttention over naive_recurrent_gla",
         sets=(f"heads={heads}", f"kv_heads={kv_heads}", f"gate_normalizer={normalizer}", f"short_conv={YES[conv]}"),
         carry=("carry/0/3/carry" if conv else CARRY,), weights=weights)
@@ -294,6 +302,7 @@ def cases():
     yield rwkv6_case((2, 64, 16), 2)
     yield rwkv6_case((1, 97, 16), 2)
     yield rwkv6_case((1, 70, 16), 2, strong=3.0)
+    yield simple_gla_case((1, 70, 16), 4, normalizer=1, strong=True)
     yield mamba2_case((2, 64, 16), 8, 6, 1)
     yield mamba2_case((1, 97, 16), 8, 6, 2)
     yield mla_case((2, 64, 16), 2, 0, False)
