@@ -250,8 +250,18 @@ static int64_t meeting(const walk *w)
     return last && lmoe_buf_present(&w->a->in[DCARRY]) ? w->tokens : w->tokens / 2;
 }
 
-/* A token whose factor is smaller keeps less than the rounding errors of what it forgets. */
-static const float forgets = 0x1p-24f;
+/* ddecay of a token by a sum of differences: nothing if it forgets all, or if it forgets much and the
+ * sum is the size of the rounding errors of what was added since the last such token (the largest
+ * sum is what they are measured by). */
+CPU_INLINE cpu_vec settle(cpu_vec factor, cpu_vec sum, cpu_vec *largest)
+{
+    const float much = 0x1p-16f, rounding = 0x1p-20f;
+    cpu_vec size = cpu_where(sum > 0, sum) - cpu_where(sum < 0, sum);
+    cpu_ivec larger = size > *largest;
+    cpu_ivec keep = (factor > much) | ((factor != 0) & (size > rounding * *largest));
+    *largest = cpu_where(keep, cpu_where(larger, size) + cpu_where(~larger, *largest));
+    return cpu_where(keep, sum);
+}
 
 /* own (token n), the differences between the ddecay of one token and the next, becomes ddecay;
  * edge: ddecay at the block's start and end, from which they go to the middle. */
@@ -259,17 +269,18 @@ CPU_INLINE void sum_differences(scan_fade fade, int64_t tokens, int64_t middle, 
                                 const float *a, float *const *edge, float *own)
 {
     for (int64_t d = 0; d < n; d += CPU_LANES) {
-        cpu_vec sum = cpu_load(edge[0] + d);
+        cpu_vec sum = cpu_load(edge[0] + d), largest = cpu_all(0);
         for (int64_t t = 0; t < middle; t++) {
             cpu_vec difference = cpu_load(own + t * n + d);
-            sum = cpu_where(scan_factor(fade, a, n, t, d) > forgets, sum);
+            sum = settle(scan_factor(fade, a, n, t, d), sum, &largest);
             cpu_store(own + t * n + d, sum);
             sum -= difference;
         }
         sum = cpu_load(edge[1] + d);
+        largest = cpu_all(0);
         for (int64_t t = tokens - 1; t >= middle; t--) {
             sum += cpu_load(own + t * n + d);
-            sum = cpu_where(scan_factor(fade, a, n, t, d) > forgets, sum);
+            sum = settle(scan_factor(fade, a, n, t, d), sum, &largest);
             cpu_store(own + t * n + d, sum);
         }
     }

@@ -80,7 +80,7 @@ def simple_gla_case(shape, heads, kv_heads=0, conv=True, normalizer=16, strong=F
         if name == "gk_proj.bias":
             p[:2] += torch.tensor([-40.0, 40.0])
         if name == "gk_proj.weight":
-            p[2:] *= 30
+            p[2:] *= 5
 
     return Case(
         name=f"simple_gla_{'strong_' if strong else '' if conv else 'plain_'}{shape[1]}", cls="lsm/simple_gla",
