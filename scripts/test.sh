@@ -35,8 +35,9 @@ suite()
     start=$(date +%s)
     status=0
     meson test -C "$folder" --no-rebuild --print-errorlogs "$@" >"$log" 2>&1 || status=$?
-    ok=$(sed -n 's/^Ok: *\([0-9]*\).*/\1/p' "$log")
-    bad=$(sed -n 's/^Fail: *\([0-9]*\).*/\1/p; s/^Timeout: *\([0-9]*\).*/\1/p' "$log" | paste -sd+ | sed 's/^$/0/')
+    counts=$(tail -n 12 "$log") # what failed may have printed such lines of its own before
+    ok=$(echo "$counts" | sed -n 's/^Ok: *\([0-9]*\).*/\1/p')
+    bad=$(echo "$counts" | sed -n 's/^Fail: *\([0-9]*\).*/\1/p; s/^Timeout: *\([0-9]*\).*/\1/p' | paste -sd+ | sed 's/^$/0/')
     bad=$(($bad))
     [ "$status" -eq 0 ] || [ "$bad" -gt 0 ] || bad=1
     passed=$((passed + ${ok:-0}))

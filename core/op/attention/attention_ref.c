@@ -233,11 +233,12 @@ static void copy(const lmoe_buf *to, int64_t at, const lmoe_buf *from, int64_t f
 
 lmoe_status lmoe__attention_summary_ref(const lmoe_args *a)
 {
+    const lmoe_attention_attrs *o = a->attrs;
     const lmoe_buf *positions = &a->in[2], *skip = lmoe__buf_at(a->in, a->n_in, 3);
     copy(&a->out[0], 0, &a->in[0], 0, lmoe_buf_count(&a->in[0]));
     copy(&a->out[1], 0, &a->in[1], 0, lmoe_buf_count(&a->in[1]));
     for (int64_t i = 0; i < lmoe_buf_count(positions); i++)
-        lmoe_put(&a->out[2], i, lmoe__flag(skip, i) ? -1 : lmoe_get(positions, i));
+        lmoe_put(&a->out[2], i, o->past || lmoe__flag(skip, i) ? -1 : lmoe_get(positions, i));
     return LMOE_OK;
 }
 

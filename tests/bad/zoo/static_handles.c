@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * breaks: build/apart
+ * also: layers/ranks (ranks are threads, which trace side by side)
  * Keeps its parameters in a static variable.
  */
 #include "layer.h"
