@@ -11,7 +11,7 @@ static lmoe_status launch(const lmoe_args *a)
     size_t n = (size_t)lmoe_buf_count(&a->out[0]) * sizeof(float);
     void *scratch = malloc(n);
     if (!scratch) return lmoe_error(a->ctx, LMOE_E_MEMORY, "no memory");
-    memcpy(scratch, a->in[0].data, n);
+    *(volatile char *)scratch = 0; /* or compilers leave all of it out */
     lmoe_status status = good_launch(a);
     free(scratch);
     return status;
