@@ -18,7 +18,7 @@ static void run_summary(void *arg, int64_t begin, int64_t end, int thread)
 {
     const lmoe_args *a = arg;
     int64_t batch = a->in[2].dim[0], seq = a->in[2].dim[1];
-    bool none = ((const lmoe_attention_attrs *)a->attrs)->past; /* nothing is left to later ones */
+    int none = ((const lmoe_attention_attrs *)a->attrs)->past; /* nothing is left to later ones */
     for (int64_t b = begin; b < end; b++) {
         for (int m = 0; m < 2; m++) {
             int64_t n = each(&a->in[m], batch);
@@ -30,7 +30,8 @@ static void run_summary(void *arg, int64_t begin, int64_t end, int thread)
         const int32_t *from = (const int32_t *)a->in[2].data + b * seq;
         const uint8_t *skip = a->in[3].data;
         int32_t *to = (int32_t *)a->out[2].data + b * seq;
-        for (int64_t s = 0; s < seq; s++) to[s] = none || (skip && skip[b * seq + s]) ? -1 : from[s];
+        for (int64_t s = 0; s < seq; s++)
+            to[s] = none || (skip && skip[b * seq + s]) ? -1 : from[s];
     }
 }
 
